@@ -76,7 +76,8 @@ class Tag(Strict):
         limits: hard operating limits, inside `range`; for an action the absolute limits of the command.
         max_rate_per_s: largest change of an action's command, in units per second.
         interpolation: `step` holds the last value; `linear` extrapolates from the last two, never beyond `max_age_s`.
-        max_age_s: a value older than this is unknown; three sample periods where it is not given.
+        max_age_s: a value older than this is unknown; three sample periods where it is not given (for commands,
+            modes and static tags: never).
         history: how many past samples (of an action: past commands) the observation holds beside the current one.
         column: the tag's name in the log, where it differs.
         of: for a feedback, the action it measures.
@@ -335,11 +336,11 @@ class PlantSpec(Strict):
         return self.names("action")
 
     def max_age_s(self, name: str) -> float:
-        """Seconds after which a value of the tag is unknown. A static tag that states nothing never ages."""
+        """Seconds after which a value of the tag is unknown. Commands hold until they change, static tags never age."""
         tag = self.tags[name]
         if tag.max_age_s is not None:
             return tag.max_age_s
-        return float("inf") if tag.role in ("static", "mode") else 3.0 * self.period_s
+        return float("inf") if tag.role in ("static", "mode", "action") else 3.0 * self.period_s
 
     @property
     def max_gap_s(self) -> float:

@@ -1,0 +1,216 @@
+"""Causal alignment of raw samples to the sample period, in batch (ingest) and sample by sample (edge); numpy only.
+
+Time semantics, final for the whole project:
+
+- `observation[t]` is what was known at t: it uses samples stamped at or before t and no others.
+- `action[t]` is the command in force over (t, t + period]. A command stamped s is in force from s on; where it changes
+  inside the period its time-weighted mean is taken and the step is flagged.
+
+Time stamps are int64 nanoseconds since 1970-01-01 UTC. Both forms share `_value_at`, so that their numbers are identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from controlkit.spec import PlantSpec
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+Interpolation = Literal["step", "linear"]
+
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples of one tag, in rising order of time.
+
+    Attributes:
+        time_ns: (K,) time stamps.
+        value: (K,) engineering units.
+        good: (K,) quality; a sample that is not good never becomes a value, it only lets the last good one grow old.
+    """
+
+    time_ns: Int64
+    value: Float64
+    good: Bool
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One tag on the grid of T sample times: value (T,), age in seconds (T,), usable (T,).
+
+    A cell without any earlier good sample holds NaN, an infinite age and False.
+    """
+
+    value: Float64
+    age_s: Float64
+    ok: Bool
+
+
+@dataclass(frozen=True)
+class AlignedCommand:
+    """One command over the periods that follow the T sample times: mean value, whether it changed inside, known."""
+
+    value: Float64
+    changed: Bool
+    ok: Bool
+
+
+def sample_times(first_ns: int, last_ns: int, period_s: float) -> Int64:
+    """The grid: all multiples of the period since 1970 in [first_ns, last_ns], so that it never depends on the log."""
+    period = round(period_s * NS)
+    start = -(-first_ns // period) * period
+    return np.arange(start, last_ns + 1, period, dtype=np.int64)
+
+
+def align_signal(samples: Samples, grid_ns: Int64, interpolation: Interpolation, max_age_s: float) -> Aligned:
+    """The measured tag at each grid time, from its good samples at or before that time.
+
+    Args:
+        samples: raw samples of the tag.
+        grid_ns: (T,) sample times.
+        interpolation: `step` holds the last value; `linear` extrapolates from the last two.
+        max_age_s: a value older than this is not usable, and `linear` never reaches across more than this.
+    """
+    time, value = samples.time_ns[samples.good], samples.value[samples.good]
+    if not time.size:
+        empty = np.full(len(grid_ns), np.nan)
+        return Aligned(empty, np.full(len(grid_ns), np.inf), np.zeros(len(grid_ns), dtype=np.bool_))
+    last = np.searchsorted(time, grid_ns, side="right") - 1  # (T,), -1 where nothing came before
+    known = last >= 0
+    at, before = np.maximum(last, 0), np.maximum(last - 1, 0)
+    found, age = _value_at(grid_ns, time[before], value[before], time[at], value[at], interpolation, max_age_s)
+    return Aligned(np.where(known, found, np.nan), np.where(known, age, np.inf), known & (age <= max_age_s))
+
+
+def align_command(samples: Samples, grid_ns: Int64, period_s: float, max_age_s: float = np.inf) -> AlignedCommand:
+    """The command in force over (t, t + period] for each grid time t, time-weighted where it changes inside."""
+    period = round(period_s * NS)
+    time, value = samples.time_ns[samples.good], samples.value[samples.good]
+    if not time.size:
+        nothing = np.zeros(len(grid_ns), dtype=np.bool_)
+        return AlignedCommand(np.full(len(grid_ns), np.nan), nothing, nothing.copy())
+    last = np.searchsorted(time, grid_ns, side="right") - 1  # in force at t
+    end = np.searchsorted(time, grid_ns + period, side="left")  # samples [last + 1, end) lie inside (t, t + period)
+    known = last >= 0
+    at = np.maximum(last, 0)
+    mean = value[at].copy()
+    changed = np.zeros(len(grid_ns), dtype=np.bool_)
+    # Only periods with a sample inside need weighting; a plant's commands mostly fall on the grid or stay put.
+    for row in np.flatnonzero(known & (end > last + 1)):
+        inside = slice(last[row], end[row])
+        edges = np.concatenate(([grid_ns[row]], time[last[row] + 1 : end[row]], [grid_ns[row] + period]))
+        held = value[inside]
+        if (held != held[0]).any():
+            changed[row] = True
+            mean[row] = np.dot(held, np.diff(edges)) / period
+    age = (grid_ns - time[at]) / NS
+    return AlignedCommand(np.where(known, mean, np.nan), changed, known & (age <= max_age_s))
+
+
+@dataclass(frozen=True)
+class AlignedLog:
+    """A stretch of a log on the grid: T sample times, n frame tags, m actions.
+
+    Attributes:
+        time_ns: (T,).
+        frames, age_s: (T, n) float32; `mask` (T, n) says which cells are usable.
+        actions: (T, m) float32; `changed`, `action_mask` (T, m).
+    """
+
+    time_ns: Int64
+    frames: npt.NDArray[np.float32]
+    mask: Bool
+    age_s: npt.NDArray[np.float32]
+    actions: npt.NDArray[np.float32]
+    changed: Bool
+    action_mask: Bool
+
+
+def align_log(spec: PlantSpec, samples: Mapping[str, Samples], grid_ns: Int64) -> AlignedLog:
+    """All measured tags and commands of a plant on one grid. `samples` holds every frame tag and action by name."""
+    frame = [
+        align_signal(samples[tag], grid_ns, spec.tags[tag].interpolation, spec.max_age_s(tag)) for tag in spec.frame_tags
+    ]
+    command = [align_command(samples[tag], grid_ns, spec.period_s, spec.max_age_s(tag)) for tag in spec.action_tags]
+    return AlignedLog(
+        time_ns=grid_ns,
+        frames=np.stack([column.value for column in frame], axis=1).astype(np.float32),
+        mask=np.stack([column.ok for column in frame], axis=1),
+        age_s=np.stack([column.age_s for column in frame], axis=1).astype(np.float32),
+        actions=np.stack([column.value for column in command], axis=1).astype(np.float32),
+        changed=np.stack([column.changed for column in command], axis=1),
+        action_mask=np.stack([column.ok for column in command], axis=1),
+    )
+
+
+class OnlineAligner:
+    """The measured part of `align_log`, fed sample by sample: `push` what arrives, `frame` what is known now.
+
+    A sample that arrives out of order (older than one already known of its tag) is ignored, as it can no longer be the
+    last one.
+    """
+
+    def __init__(self, spec: PlantSpec) -> None:
+        tags = spec.frame_tags
+        self._column = {tag: i for i, tag in enumerate(tags)}
+        self._interpolation: list[Interpolation] = [spec.tags[tag].interpolation for tag in tags]
+        self._max_age = [spec.max_age_s(tag) for tag in tags]
+        self._time = np.zeros((2, len(tags)), dtype=np.int64)  # the last two good samples: [before, at]
+        self._value = np.full((2, len(tags)), np.nan)
+        self._count = np.zeros(len(tags), dtype=np.int64)
+
+    def push(self, tag: str, time_ns: int, value: float, good: bool = True) -> None:
+        """Takes one raw sample of a frame tag.
+
+        Raises:
+            KeyError: the tag is no frame tag of the plant.
+        """
+        column = self._column[tag]
+        if not good or (self._count[column] and time_ns < self._time[1, column]):
+            return
+        self._time[0, column], self._value[0, column] = self._time[1, column], self._value[1, column]
+        self._time[1, column], self._value[1, column] = time_ns, value
+        self._count[column] += 1
+
+    def frame(self, now_ns: int) -> tuple[npt.NDArray[np.float32], Bool, npt.NDArray[np.float32]]:
+        """Values (n,), usable (n,) and ages in seconds (n,) at `now_ns`, which is not before the last push."""
+        n = len(self._column)
+        value, age, ok = np.full(n, np.nan), np.full(n, np.inf), np.zeros(n, dtype=np.bool_)
+        now = np.array([now_ns], dtype=np.int64)
+        for i in range(n):
+            if not self._count[i]:
+                continue
+            before = 0 if self._count[i] > 1 else 1
+            found, seconds = _value_at(
+                now,
+                self._time[before : before + 1, i],
+                self._value[before : before + 1, i],
+                self._time[1:, i],
+                self._value[1:, i],
+                self._interpolation[i],
+                self._max_age[i],
+            )
+            value[i], age[i], ok[i] = found[0], seconds[0], seconds[0] <= self._max_age[i]
+        return value.astype(np.float32), ok, age.astype(np.float32)
+
+
+def _value_at(
+    now: Int64, t0: Int64, v0: Float64, t1: Int64, v1: Float64, interpolation: Interpolation, max_age_s: float
+) -> tuple[Float64, Float64]:
+    """Value and age at `now` from the last two good samples (t0, v0), (t1, v1); t0 = t1 where there is only one."""
+    age = (now - t1) / NS
+    if interpolation == "step":
+        return v1.astype(np.float64), age
+    between = (t1 - t0) / NS
+    usable = (between > 0) & (between <= max_age_s) & (age <= max_age_s)
+    slope = (v1 - v0) / np.where(usable, between, 1.0)
+    return np.where(usable, v1 + slope * age, v1), age

@@ -1,0 +1,344 @@
+"""TransitionDataset: the one form, on disk and in memory, that everything downstream reads.
+
+Rows are sample times. Row i holds the frame (measured tags) at t_i and the command in force over (t_i, t_i + period]; the
+reward of row i belongs to the step from row i to row i + 1. The last row of an episode holds only the frame that its last
+step led to: its action and reward are NaN. An episode of K steps therefore has K + 1 rows. History is not stored: windows
+are built per batch, so that a year of data is stored once. Everything is in engineering units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from controlkit.errors import ArtifactError, DataError
+from controlkit.files import folder_written_aside, read_json, sha256_of, write_json
+from controlkit.layout import Layout
+from controlkit.objective import Objective
+from controlkit.spec import PlantSpec
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+SCHEMA = 1
+TABLE, RECORD = "data.parquet", "dataset.json"
+
+
+@dataclass(frozen=True)
+class TransitionDataset:
+    """N rows of a plant's log, n frame tags, m actions.
+
+    Attributes:
+        spec: the plant.
+        frames: (N, n) measured tags; NaN where nothing was known.
+        mask: (N, n) whether a cell is usable.
+        age_s: (N, n) age of each value in seconds.
+        actions: (N, m) commands; NaN in an episode's last row.
+        changed: (N, m) whether the command changed inside its period.
+        rewards: (N,); NaN in an episode's last row.
+        terminated, truncated: (N,) set on the last step of an episode, never both.
+        episode: (N,) number of the episode, rising.
+        time_ns: (N,) time stamps.
+        sources: where the rows came from: file name -> SHA-256.
+    """
+
+    spec: PlantSpec
+    frames: Float32
+    mask: Bool
+    age_s: Float32
+    actions: Float32
+    changed: Bool
+    rewards: Float32
+    terminated: Bool
+    truncated: Bool
+    episode: Int64
+    time_ns: Int64
+    sources: Mapping[str, str]
+
+    @classmethod
+    def from_frames(
+        cls,
+        spec: PlantSpec,
+        *,
+        frames: Float32,
+        actions: Float32,
+        episode: Int64,
+        time_ns: Int64,
+        mask: Bool | None = None,
+        age_s: Float32 | None = None,
+        changed: Bool | None = None,
+        sources: Mapping[str, str] | None = None,
+    ) -> TransitionDataset:
+        """Builds a data set from aligned rows; rewards and ends of episodes follow from the plant's description.
+
+        Args:
+            spec: the plant.
+            frames: (N, n); episodes of at least two rows each, one after the other.
+            actions: (N, m); what the last row of an episode holds is ignored.
+            episode: (N,) rising.
+            time_ns: (N,).
+            mask, age_s, changed: as in the data set; all usable, new and unchanged where not given.
+            sources: file name -> SHA-256.
+
+        Raises:
+            DataError: no step in the data, or a command that is not finite.
+        """
+        layout, objective = Layout.from_spec(spec), Objective(spec)
+        rows = len(frames)
+        if rows < 2:
+            raise DataError("the log holds no step", cure="At least two consecutive samples are needed.")
+        last = np.append(episode[1:] != episode[:-1], True)  # (N,)
+        actions = np.where(last[:, None], np.float32(np.nan), actions).astype(np.float32)
+        if not np.isfinite(actions[~last]).all():
+            row = int(np.flatnonzero(~np.isfinite(actions).all(axis=1) & ~last)[0])
+            raise DataError("a command is not a number", where=f"row {row}", cure="Cut the log there.")
+        steps = np.flatnonzero(~last)
+        rewards = np.full(rows, np.nan, dtype=np.float32)
+        # The reward may need the last command; in an episode's first rows that window is not there yet, so the command
+        # in force stands in for it (no change is charged where none is known).
+        first = np.append(True, episode[1:] != episode[:-1])
+        start_of = np.maximum.accumulate(np.where(first, np.arange(rows), 0))
+        observation = _padded_observations(layout, frames, actions, steps, start_of)
+        rewards[steps] = objective.reward(observation, actions[steps], frames[steps + 1])
+        terminated, truncated = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
+        ends = np.flatnonzero(last)
+        ends = ends[(ends > 0) & ~first[ends]]  # a row on its own ends nothing
+        terminated[ends - 1] = objective.terminated(frames[ends])
+        truncated[ends - 1] = ~terminated[ends - 1]
+        return cls(
+            spec=spec,
+            frames=np.ascontiguousarray(frames, dtype=np.float32),
+            mask=np.isfinite(frames) if mask is None else mask,
+            age_s=np.zeros_like(frames, dtype=np.float32) if age_s is None else age_s.astype(np.float32),
+            actions=actions,
+            changed=np.zeros(actions.shape, dtype=np.bool_) if changed is None else changed,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            episode=episode.astype(np.int64),
+            time_ns=time_ns.astype(np.int64),
+            sources=dict(sources or {}),
+        )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The observation layout of the plant."""
+        return Layout.from_spec(self.spec)
+
+    @cached_property
+    def position(self) -> Int64:
+        """(N,) how many rows of the same episode lie before each row."""
+        first = np.append(True, self.episode[1:] != self.episode[:-1])
+        return np.arange(len(self)) - np.maximum.accumulate(np.where(first, np.arange(len(self)), 0))
+
+    @cached_property
+    def transitions(self) -> Int64:
+        """(T,) rows from which a step can be used: a full window of history before them, all cells known, a row after."""
+        usable: Bool = np.asarray(self.mask.all(axis=1))
+        # Rows in a row: the run of usable rows that ends here must be as long as the window (the row itself included).
+        index = np.arange(len(self))
+        broken = np.maximum.accumulate(np.where(usable, -1, index))
+        run = np.minimum(index - broken, self.position + 1)
+        has_next = np.append(self.episode[1:] == self.episode[:-1], False)
+        next_usable = np.append(usable[1:], False)
+        return np.flatnonzero((run > self.layout.depth) & has_next & next_usable)
+
+    def observations(self, rows: Int64) -> Float32:
+        """(B, O) observations at `rows`, which have a full window before them."""
+        return self.layout.observe(self.frames, self.actions, rows)
+
+    def next_observations(self, rows: Int64) -> Float32:
+        """(B, O) observations one step after `rows`."""
+        return self.layout.observe(self.frames, self.actions, rows + 1)
+
+    def require_transitions(self, where: str = "data set", at_least: int = 1) -> Int64:
+        """The usable transitions.
+
+        Raises:
+            DataError: there are fewer than `at_least`; says how long the longest episode is and what is needed.
+        """
+        rows = self.transitions
+        if len(rows) < at_least:
+            longest = int(self.position.max()) + 1 if len(self) else 0
+            raise DataError(
+                f"only {len(rows)} usable steps: an observation needs {self.layout.depth} earlier samples and the "
+                f"longest episode has {longest}",
+                where=where,
+                cure="Bring a longer log, or ask for less history in the plant file.",
+            )
+        return rows
+
+    def slice(self, start: int, stop: int) -> TransitionDataset:
+        """Rows [start, stop) as a data set of their own; an episode that is cut ends truncated and no window crosses."""
+        parts = {f.name: getattr(self, f.name)[start:stop].copy() for f in fields(self) if f.name not in _WHOLE}
+        piece = replace(self, **parts)
+        if stop < len(self) and stop - start > 1 and self.episode[stop] == self.episode[stop - 1]:
+            piece.actions[-1], piece.rewards[-1], piece.changed[-1] = np.nan, np.nan, False
+            piece.terminated[-2:], piece.truncated[-2:] = False, False
+            piece.truncated[-2] = True
+        return piece
+
+    # On disk ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, extra: Mapping[str, bytes] | None = None) -> None:
+        """Writes the data set as a folder: Parquet, plant, layout, hashes; whole or not at all.
+
+        Args:
+            path: the folder; an earlier data set there is replaced once the new one is complete.
+            extra: further files to put beside it (a data-quality report), name -> content.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        import yaml
+
+        columns: dict[str, Any] = {"time_ns": self.time_ns, "episode": self.episode}
+        for i, tag in enumerate(self.layout.frame_tags):
+            columns |= {tag: self.frames[:, i], f"{tag}:mask": self.mask[:, i], f"{tag}:age_s": self.age_s[:, i]}
+        for i, tag in enumerate(self.layout.action_tags):
+            columns |= {tag: self.actions[:, i], f"{tag}:changed": self.changed[:, i]}
+        columns |= {"reward": self.rewards, "terminated": self.terminated, "truncated": self.truncated}
+        with folder_written_aside(path, RECORD) as aside:
+            pq.write_table(pa.table(columns), aside / TABLE, compression="zstd")
+            (aside / "spec.yaml").write_text(yaml.safe_dump(self.spec.to_dict(), sort_keys=False))
+            write_json(aside / "layout.json", self.layout.to_dict())
+            for name, content in (extra or {}).items():
+                (aside / name).write_bytes(content)
+            record = {
+                "schema": SCHEMA,
+                "plant": self.spec.name,
+                "rows": len(self),
+                "transitions": len(self.transitions),
+                "episodes": len(np.unique(self.episode)),
+                "sources": dict(self.sources),
+                "spec_sha256": self.spec.sha256(),
+                "data_sha256": sha256_of(aside / TABLE),
+            }
+            write_json(aside / RECORD, record)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TransitionDataset:
+        """Reads a data set that `save` wrote.
+
+        Raises:
+            ArtifactError: the folder is missing, of another version, or its content does not match its hashes.
+        """
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        if not (path / RECORD).is_file():
+            raise ArtifactError("is no data set", where=str(path), cure="Make one with 'controlkit ingest'.")
+        record = read_json(path / RECORD)
+        if record.get("schema") != SCHEMA:
+            raise ArtifactError(
+                f"has schema {record.get('schema')}, this version reads {SCHEMA}", where=str(path), cure="Ingest again."
+            )
+        if not (path / TABLE).is_file() or sha256_of(path / TABLE) != record["data_sha256"]:
+            raise ArtifactError("does not match its hash", where=str(path / TABLE), cure="Ingest again.")
+        spec = PlantSpec.load(path / "spec.yaml")
+        Layout.from_spec(spec).require_same(Layout.from_dict(read_json(path / "layout.json")), str(path))
+        table = pq.read_table(path / TABLE)
+
+        def stacked(names: Sequence[str], kind: Any) -> npt.NDArray[Any]:
+            return np.stack([table[name].to_numpy() for name in names], axis=1).astype(kind)
+
+        frame, actions = spec.frame_tags, spec.action_tags
+        return cls(
+            spec=spec,
+            frames=stacked(frame, np.float32),
+            mask=stacked([f"{tag}:mask" for tag in frame], np.bool_),
+            age_s=stacked([f"{tag}:age_s" for tag in frame], np.float32),
+            actions=stacked(actions, np.float32),
+            changed=stacked([f"{tag}:changed" for tag in actions], np.bool_),
+            rewards=table["reward"].to_numpy().astype(np.float32),
+            terminated=table["terminated"].to_numpy().astype(np.bool_),
+            truncated=table["truncated"].to_numpy().astype(np.bool_),
+            episode=table["episode"].to_numpy().astype(np.int64),
+            time_ns=table["time_ns"].to_numpy().astype(np.int64),
+            sources=record["sources"],
+        )
+
+
+_WHOLE = ("spec", "sources")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training, calibration and evaluation parts, in this order of time; nothing crosses.
+
+    Attributes:
+        bounds: part -> first row and row after the last.
+        time_ns: part -> first and last time stamp.
+    """
+
+    bounds: Mapping[str, tuple[int, int]]
+    time_ns: Mapping[str, tuple[int, int]]
+
+    PARTS = ("training", "calibration", "evaluation")
+
+    @classmethod
+    def by_time(cls, data: TransitionDataset, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)) -> Split:
+        """Cuts the rows by time; a cut moves to the edge of an episode where one lies within a tenth of a part.
+
+        Raises:
+            DataError: a part would hold no usable step.
+        """
+        rows = len(data)
+        edges = np.flatnonzero(data.episode[1:] != data.episode[:-1]) + 1
+        slack = 0.1 * min(fractions) * rows
+        cuts = [0]
+        for share in np.cumsum(fractions)[:-1]:
+            cut = round(float(share) * rows)
+            near = edges[np.abs(edges - cut) <= slack]
+            cuts.append(int(near[np.argmin(np.abs(near - cut))]) if near.size else cut)
+        cuts.append(rows)
+        bounds = {part: (cuts[i], cuts[i + 1]) for i, part in enumerate(cls.PARTS)}
+        for part, (start, stop) in bounds.items():
+            data.slice(start, stop).require_transitions(f"{part} part of the split")
+        times = {part: (int(data.time_ns[a]), int(data.time_ns[b - 1])) for part, (a, b) in bounds.items()}
+        return cls(bounds, times)
+
+    def part(self, data: TransitionDataset, name: str) -> TransitionDataset:
+        """One part of the data set the split was made for.
+
+        Raises:
+            ArtifactError: the data set is another one (its time stamps differ at the cuts).
+        """
+        start, stop = self.bounds[name]
+        if stop > len(data) or (int(data.time_ns[start]), int(data.time_ns[stop - 1])) != tuple(self.time_ns[name]):
+            raise ArtifactError("the split belongs to another data set", cure="Train again on this data set.")
+        return data.slice(start, stop)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `split.json`."""
+        return {
+            part: {"rows": list(self.bounds[part]), "time_ns": list(self.time_ns[part])} for part in self.PARTS
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Split:
+        """Reads what `to_dict` wrote."""
+        return cls(
+            {part: (content[part]["rows"][0], content[part]["rows"][1]) for part in cls.PARTS},
+            {part: (content[part]["time_ns"][0], content[part]["time_ns"][1]) for part in cls.PARTS},
+        )
+
+
+def _padded_observations(
+    layout: Layout, frames: Float32, actions: Float32, steps: Int64, start_of: Int64
+) -> Float32:
+    """(T, O) observations at `steps` where a window that reaches before its episode repeats the episode's first row."""
+    observation = np.empty((len(steps), layout.size), dtype=np.float32)
+    for i, slot in enumerate(layout.slots):
+        rows = np.maximum(steps - slot.lag, start_of[steps])
+        observation[:, i] = (frames if slot.source == "frame" else actions)[rows, slot.column]
+    return observation
