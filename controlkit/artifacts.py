@@ -1,0 +1,276 @@
+"""The run folder: weights, scaling, plant, configuration, split, hashes, metrics and provenance together.
+
+    config.yaml     complete          split.json     parts, by rows and time
+    spec.yaml       the plant         dataset.json   hashes of the data
+    run.json        version, commit, state ("training" or "trained"), seconds
+    metrics.csv     one row per epoch
+    checkpoint.pt   resumable, with the states of the random generators
+    policy/models.pt  the trained networks
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import controlkit
+from controlkit.config import RunConfig
+from controlkit.dataset import Split, TransitionDataset
+from controlkit.errors import ArtifactError
+from controlkit.files import read_json, write_bytes, write_json, write_text
+from controlkit.layout import Layout
+from controlkit.models.actor import Actor, BehaviourClone
+from controlkit.models.critic import Critics
+from controlkit.models.discriminator import DiscriminatorEnsemble
+from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.objective import CommandLimits
+from controlkit.spec import PlantSpec
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of a run.
+
+    Attributes:
+        dynamics: predicts the state tags.
+        reward: the dynamics reward.
+        behaviour: the cloned operator.
+        actor: the policy.
+        threshold: dynamics reward below which a model rollout ends; -inf where it is off.
+        residuals: (R, S) recorded one-step residuals of the state tags on hold-out rows, engineering units.
+    """
+
+    dynamics: GaussianEnsemble
+    reward: DiscriminatorEnsemble
+    behaviour: BehaviourClone
+    actor: Actor
+    threshold: torch.Tensor
+    residuals: torch.Tensor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors only, so that a file of them is loaded without running anything."""
+        networks = {name: getattr(self, name).state_dict() for name in ("dynamics", "reward", "behaviour", "actor")}
+        return networks | {"threshold": self.threshold, "residuals": self.residuals}
+
+
+def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator) -> Models:
+    """Freshly initialised networks of the sizes that a configuration asks for."""
+    layout, limits = Layout.from_spec(spec), CommandLimits(spec)
+    low, high = torch.from_numpy(limits.low), torch.from_numpy(limits.high)
+    sizes = (layout.size, len(layout.action_tags), layout.state_columns.tolist())
+    elites = config.dynamics.elites
+    dynamics = GaussianEnsemble(
+        *sizes,
+        members=config.dynamics.members,
+        hidden=config.dynamics.hidden,
+        act=config.dynamics.activation,
+        generator=generator,
+    )
+    dynamics.elites = torch.arange(elites)
+    reward = DiscriminatorEnsemble(
+        *sizes,
+        members=config.reward.networks * config.reward.snapshots,
+        hidden=config.reward.hidden,
+        act=config.reward.activation,
+        generator=generator,
+    )
+    behaviour = BehaviourClone(layout.size, low, high, hidden=(64, 64), act="smooth_leaky", generator=generator)
+    seen = layout.current_slots if config.policy.inputs == "current" else range(layout.size)
+    actor = Actor(
+        layout.size,
+        [int(i) for i in seen],
+        low,
+        high,
+        hidden=config.policy.hidden,
+        act=config.policy.activation,
+        generator=generator,
+    )
+    residuals = torch.zeros(1, len(layout.state_tags))
+    return Models(dynamics, reward, behaviour, actor, torch.tensor(-torch.inf), residuals)
+
+
+def build_critics(config: RunConfig, spec: PlantSpec, generator: torch.Generator) -> Critics:
+    """The two critics of the policy stage."""
+    layout = Layout.from_spec(spec)
+    return Critics(
+        layout.size,
+        len(layout.action_tags),
+        members=2,
+        hidden=config.policy.hidden,
+        act=config.policy.activation,
+        generator=generator,
+    )
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk. `create` starts one, `open` finds one."""
+
+    path: Path
+    config: RunConfig
+    spec: PlantSpec
+    split: Split
+    data: Mapping[str, Any]
+
+    @classmethod
+    def create(
+        cls, path: Path, config: RunConfig, data: TransitionDataset, record: Mapping[str, Any], *, replace: bool = False
+    ) -> RunFolder:
+        """Starts a run: everything but weights is written at once.
+
+        Args:
+            path: the folder; must not hold a run already unless `replace`.
+            config: complete configuration.
+            data: the data set.
+            record: its `dataset.json`.
+            replace: start anew over an earlier run.
+
+        Raises:
+            ArtifactError: the folder holds a run, or something else.
+        """
+        if path.exists() and any(path.iterdir()):
+            if not (path / "run.json").is_file():
+                raise ArtifactError("exists and is no run folder", where=str(path), cure="Choose another --out.")
+            if not replace:
+                raise ArtifactError(
+                    "holds a run already",
+                    where=str(path),
+                    cure="Go on with --resume, start over with --overwrite, or choose another --out.",
+                )
+            for name in ("checkpoint.pt", "metrics.csv", "report.html", "report.json", "policy/models.pt"):
+                (path / name).unlink(missing_ok=True)
+        share = config.split
+        split = Split.by_time(data, (share.training, share.calibration, share.evaluation))
+        folder = cls(path, config, data.spec, split, dict(record))
+        write_text(path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_text(path / "spec.yaml", yaml.safe_dump(data.spec.to_dict(), sort_keys=False))
+        write_json(path / "split.json", split.to_dict())
+        write_json(path / "dataset.json", dict(record))
+        folder.write_state("training")
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Finds a run.
+
+        Raises:
+            ArtifactError: there is none, or it was made by another version.
+        """
+        path = Path(path)
+        if not (path / "run.json").is_file():
+            raise ArtifactError("is no run folder", where=str(path), cure="Make one with 'controlkit train'.")
+        state = read_json(path / "run.json")
+        if state.get("schema") != SCHEMA:
+            raise ArtifactError(
+                f"has schema {state.get('schema')}, this version reads {SCHEMA}", where=str(path), cure="Train again."
+            )
+        return cls(
+            path,
+            RunConfig.load(path / "config.yaml"),
+            PlantSpec.load(path / "spec.yaml"),
+            Split.from_dict(read_json(path / "split.json")),
+            read_json(path / "dataset.json"),
+        )
+
+    def write_state(self, state: str, **more: Any) -> None:
+        """Writes `run.json`."""
+        record = {"schema": SCHEMA, "version": controlkit.__version__, "commit": commit(), "state": state}
+        write_json(self.path / "run.json", record | more)
+
+    @property
+    def trained(self) -> bool:
+        """Whether training has come to its end."""
+        return bool(read_json(self.path / "run.json")["state"] == "trained")
+
+    def require_data(self, record: Mapping[str, Any], where: str) -> None:
+        """Checks that a data set is the one that the run was made with.
+
+        Raises:
+            ArtifactError: it is another one.
+        """
+        if record["data_sha256"] != self.data["data_sha256"] or record["spec_sha256"] != self.data["spec_sha256"]:
+            raise ArtifactError(
+                f"is not the data set that {self.path} was trained on", where=where, cure="Give that one to --data."
+            )
+
+    def save_checkpoint(self, content: Mapping[str, Any]) -> None:
+        """Writes `checkpoint.pt` whole or not at all; tensors and plain values only."""
+        write_bytes(self.path / "checkpoint.pt", _torch_bytes(dict(content)))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, or `None`."""
+        path = self.path / "checkpoint.pt"
+        return _torch_load(path) if path.is_file() else None
+
+    def save_models(self, models: Models) -> None:
+        """Writes `policy/models.pt`."""
+        write_bytes(self.path / "policy" / "models.pt", _torch_bytes(models.state_dict()))
+
+    def load_models(self) -> Models:
+        """The trained networks, in evaluation mode on the CPU.
+
+        Raises:
+            ArtifactError: training has not come to its end, or the weights are damaged.
+        """
+        path = self.path / "policy" / "models.pt"
+        if not self.trained or not path.is_file():
+            raise ArtifactError("is not trained to its end", where=str(self.path), cure="Go on with --resume.")
+        content = _torch_load(path)
+        models = build_models(self.config, self.spec, torch.Generator())
+        for name in ("dynamics", "reward", "behaviour", "actor"):
+            try:
+                network: torch.nn.Module = getattr(models, name)
+                network.load_state_dict(content[name])
+            except (KeyError, RuntimeError) as problem:
+                first = str(problem).splitlines()[0]
+                raise ArtifactError(f"does not hold the {name} ({first})", where=str(path), cure="Train again.") from None
+            network.eval().requires_grad_(False)
+        return Models(
+            models.dynamics, models.reward, models.behaviour, models.actor, content["threshold"], content["residuals"]
+        )
+
+    def write_metrics(self, rows: list[dict[str, float]]) -> None:
+        """Writes `metrics.csv`: one row per epoch, the union of all columns."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / "metrics.csv", text.getvalue())
+
+
+def commit() -> str:
+    """The commit of the checkout that this code runs from, with a mark where it was changed; empty elsewhere."""
+    here = Path(controlkit.__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _torch_bytes(content: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def _torch_load(path: Path) -> dict[str, Any]:
+    try:
+        # weights_only: nothing in the file is run.
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise ArtifactError(f"is damaged ({first[:80]})", where=str(path), cure="Train again.") from None
+    return content

@@ -1,0 +1,264 @@
+"""The run configuration: strict, typed, loaded from YAML; a preset holds only its differences from these defaults.
+
+The defaults are the published ones of MOREC (arXiv 2310.05422) where the paper or its authors' code give them; what
+differs says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from controlkit.errors import ConfigError
+from controlkit.strict_yaml import Strict, read_yaml, validate
+
+Hidden = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=8)]
+Activation = Literal["silu", "relu", "leaky_relu", "smooth_leaky"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SplitConfig(Strict):
+    """Shares of the data, in this order of time: training, calibration, evaluation."""
+
+    training: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    calibration: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    evaluation: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitConfig:
+        total = self.training + self.calibration + self.evaluation
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"the shares add up to {total:g}, not 1")
+        return self
+
+
+class ScalingConfig(Strict):
+    """Networks see (x - mean) / spread, where the spread is the log's standard deviation but never less than
+    `min_spread` of half the tag's range: a log that hardly moved must not blow up what lies beyond it.
+    1 scales by the ranges alone."""
+
+    min_spread: Annotated[float, Field(gt=0, le=1)] = 0.05
+
+
+class DynamicsConfig(Strict):
+    """The ensemble of Gaussian networks that predicts the state tags.
+
+    Attributes:
+        members, elites: networks trained, and those kept by hold-out error.
+        holdout: share of the training part, cut by time in blocks, that stops training and ranks the members.
+        patience: epochs without a gain of 1 % after which training stops.
+        weight_decay: on the perceptron; the linear path around it is not decayed.
+    """
+
+    members: Count = 7
+    elites: Count = 5
+    hidden: Hidden = (200, 200, 200, 200)
+    activation: Activation = "smooth_leaky"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 5e-5
+    batch_size: Count = 256
+    max_epochs: Count = 200
+    patience: Count = 5
+    holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+
+    @model_validator(mode="after")
+    def _enough(self) -> DynamicsConfig:
+        if self.elites > self.members:
+            raise ValueError(f"{self.elites} elites of {self.members} members")
+        return self
+
+
+class DynamicsRewardConfig(Strict):
+    """The dynamics reward (stage 1 of MOREC).
+
+    Attributes:
+        method: `adversarial` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy, is
+            trained against the discriminator. `noise` is a deviation: the discriminator is trained against real
+            transitions whose outcome is perturbed by noise of many sizes. `mixed` takes half of each.
+        networks: independent discriminators trained side by side, all averaged.
+        updates: discriminator updates.
+        snapshots: how many snapshots of each are kept, from the last `snapshot_share` of training, and averaged.
+        noise_low, noise_high: decades of the perturbation's size, in units of the log's typical change.
+        generator_steps: steps that the generator is rolled out over.
+    """
+
+    method: Literal["adversarial", "noise", "mixed"] = "mixed"
+    hidden: Hidden = (64, 64)
+    activation: Activation = "smooth_leaky"
+    networks: Count = 4
+    updates: Count = 2000
+    batch_size: Count = 256
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.1
+    snapshots: Count = 4
+    snapshot_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    noise_low: float = -0.7
+    noise_high: float = 0.3
+    generator_hidden: Hidden = (64, 64)
+    generator_learning_rate: Positive = 3e-4
+    generator_steps: Count = 5
+
+    @model_validator(mode="after")
+    def _rising(self) -> DynamicsRewardConfig:
+        if not self.noise_low < self.noise_high:
+            raise ValueError(f"noise_low {self.noise_low} must be below noise_high {self.noise_high}")
+        return self
+
+
+class FilterConfig(Strict):
+    """The transition filter (stage 2 of MOREC).
+
+    Attributes:
+        enabled: off gives plain model rollouts.
+        samples: draws from each elite's Gaussian among the candidates.
+        member_means, ensemble_mean: whether the elites' means and their mean are candidates too.
+        choose: `argmax` takes the candidate with the highest reward, `softmax` draws with temperature `kappa`.
+        threshold: a rollout ends where the chosen reward falls below it; `auto` calibrates it on whole held-out
+            trajectories, `survival` of which outlast the rollout length.
+    """
+
+    enabled: bool = True
+    samples: Annotated[int, Field(ge=0)] = 2
+    member_means: bool = True
+    ensemble_mean: bool = True
+    choose: Literal["argmax", "softmax"] = "argmax"
+    kappa: Positive = 0.1
+    threshold: float | Literal["auto", "off"] = "auto"
+    survival: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _candidates(self) -> FilterConfig:
+        if not (self.samples or self.member_means or self.ensemble_mean):
+            raise ValueError("no candidates: ask for samples, member_means or ensemble_mean")
+        return self
+
+
+class RolloutConfig(Strict):
+    """Model rollouts that feed the policy.
+
+    Attributes:
+        length: steps at most.
+        starts: rollouts begun at a time, from rows of the log.
+        every: policy updates between two batches of rollouts (an epoch).
+        keep: epochs whose rollouts are kept.
+        residual_noise: adds a recorded one-step residual to each chosen transition, for plants whose measurements are
+            noisy: a filter that picks the likeliest candidate would otherwise train on a world without noise.
+        early_starts: share of the rollouts begun within the first `length` usable steps of an episode, where a plant
+            is started up and uniform draws hardly look.
+        penalty: `disagreement` of the elites' means, or `max_std` (MOPO: the largest norm of their spreads), in units
+            of the log's typical change.
+        penalty_coefficient: what one unit of it costs, in units of the log's reward spread.
+        constraint_coefficient: what a violation of a constraint by its tag's whole range costs, in the same units.
+    """
+
+    length: Count = 100
+    starts: Count = 2000
+    every: Count = 1000
+    keep: Count = 5
+    residual_noise: bool = False
+    early_starts: Share = 0.0
+    penalty: Literal["disagreement", "max_std", "none"] = "disagreement"
+    penalty_coefficient: NotNegative = 0.5
+    constraint_coefficient: NotNegative = 10.0
+
+
+class PolicyConfig(Strict):
+    """Soft actor-critic on logged and model transitions.
+
+    Attributes:
+        inputs: what the policy sees: `all` of the observation or the `current` samples alone (the critics and the world
+            model always see all of it).
+        updates: gradient steps.
+        real_ratio: share of logged transitions in a batch.
+        target_entropy: per action, for commands scaled to [-1, 1].
+        behaviour_anchor: weight of the squared distance to the cloned operator's command (scaled to [-1, 1]).
+        average: share of the last updates whose actors are averaged (weights) into the one that is kept.
+    """
+
+    inputs: Literal["all", "current"] = "all"
+    hidden: Hidden = (256, 256)
+    activation: Activation = "relu"
+    actor_learning_rate: Positive = 1e-4
+    critic_learning_rate: Positive = 3e-4
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    batch_size: Count = 256
+    updates: Annotated[int, Field(ge=0)] = 3_000_000
+    real_ratio: Share = 0.05
+    initial_alpha: Positive = 0.1
+    target_entropy: float = -1.0
+    behaviour_anchor: NotNegative = 0.0
+    average: Share = 0.0
+
+
+class RunConfig(Strict):
+    """Everything that a training run depends on beside its data.
+
+    Attributes:
+        seed: every random number of a run follows from it.
+        threads: CPU threads of torch.
+        checkpoint_every: epochs between two checkpoints of the policy stage.
+    """
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Count = 2
+    checkpoint_every: Count = 5
+    split: SplitConfig = SplitConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
+    reward: DynamicsRewardConfig = DynamicsRewardConfig()
+    filter: FilterConfig = FilterConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    policy: PolicyConfig = PolicyConfig()
+
+    @model_validator(mode="after")
+    def _noise_once(self) -> RunConfig:
+        if self.rollout.residual_noise and self.filter.samples:
+            raise ValueError("rollout.residual_noise: needs filter.samples 0, or the noise would be added twice")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+        """The configuration in a YAML file, with `section.field=value` overrides.
+
+        Raises:
+            ConfigError: a mistake in the file or in an override, with its place and the nearest valid name.
+        """
+        path = Path(path)
+        content = read_yaml(path, ConfigError)
+        for override in overrides:
+            _set(content, override)
+        return validate(cls, content, path, ConfigError)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> RunConfig:
+        """Reads what `to_dict` wrote."""
+        return validate(cls, content, None, ConfigError)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, defaults included."""
+        return self.model_dump(mode="json")
+
+
+def _set(content: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"'{override}' is not an override", where="--set", cure="Write --set section.field=value.")
+    *sections, field = name.split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"'{section}' has no fields", where=f"--set {override}")
+    try:
+        target[field] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"'{text}' is not a value", where=f"--set {override}") from None

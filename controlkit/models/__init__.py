@@ -1,0 +1,1 @@
+"""Networks: batched ensembles, dynamics reward, actor, critics, behaviour clone (torch)."""

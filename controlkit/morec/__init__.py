@@ -1,0 +1,1 @@
+"""MOREC (arXiv 2310.05422): dynamics reward by inverse RL, transition filter, model-based policy."""
