@@ -73,7 +73,7 @@ def find_config(kind: str, file_or_name: str | Path) -> Path:
     raise ConfigError(
         "no such file, and no shipped preset of this name",
         where=str(path),
-        cure=f"Check the path, or name a preset: {nearest(key, presets)}",
+        cure=f"Check the path, or name a preset: {nearest(path.stem, presets)}",
     )
 
 
