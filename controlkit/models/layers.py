@@ -23,7 +23,13 @@ class SmoothLeaky(nn.Module):
 
 def activation(name: Activation) -> nn.Module:
     """The activation of that name."""
-    return {"silu": nn.SiLU, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "smooth_leaky": SmoothLeaky}[name]()
+    kinds: dict[str, type[nn.Module]] = {
+        "silu": nn.SiLU,
+        "relu": nn.ReLU,
+        "leaky_relu": nn.LeakyReLU,
+        "smooth_leaky": SmoothLeaky,
+    }
+    return kinds[name]()
 
 
 class BatchedLinear(nn.Module):
