@@ -1,0 +1,83 @@
+"""What the README tells a newcomer to type works, in its order, in an empty folder; the long jobs at a reduced size."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# What is added to a command of the README so that it takes seconds; everything else runs as it is printed.
+REDUCED: dict[str, list[str]] = {
+    "evaluate": ["--quick"],
+    "export": ["--override", "the README at a reduced size"],
+}
+REDUCED_DEMO = ["--quick"]
+# `evaluate` tells its verdict by the exit code; at a reduced size any verdict will do.
+VERDICTS = {"evaluate": (0, 10, 11, 12)}
+SUMMARY = """
+    operator_mae controller_mae best_memoryless_mae kalman_mae limit_violations parity_max_diff
+    verdict seconds report bundle
+""".split()
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of all fenced bash blocks, as words, in order; comments and line continuations as in a shell."""
+    for block in re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def reduced(words: list[str]) -> list[str]:
+    extra = REDUCED.get(words[1], [])
+    return words if extra[:1] and extra[0] in words else words + extra
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    settings = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(words, cwd=folder, env=settings, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_commands_are_found_as_a_shell_reads_them() -> None:
+    text = (
+        "a\n```bash\nmake demo  # long\n\ncontrolkit train x.yaml \\\n  --data 'my data'\n```\n```text\nmake tea\n```\n"
+    )
+    assert list(commands(text)) == [["make", "demo"], ["controlkit", "train", "x.yaml", "--data", "my data"]]
+
+
+def test_the_readme_names_the_two_commands_and_only_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {words[1] for words in commands(README) if words[0] == "make"}
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+def test_files_that_the_readme_points_to_exist() -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_controlkit_command_of_the_readme_works(tmp_path: Path) -> None:
+    printed = [words for words in commands(README) if words[0] == "controlkit"]
+    assert printed, "README.md shows no controlkit command in a fenced bash block"
+    for words in printed:
+        done = run(reduced(words), tmp_path)
+        assert done.returncode in VERDICTS.get(words[1], (0,)), f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_demo_of_the_readme_works(tmp_path: Path) -> None:
+    done = run([sys.executable, "-m", "controlkit.demo", *REDUCED_DEMO], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "runs" / "demo" / "summary.json").read_text())
+    assert set(SUMMARY) <= set(summary)
+    assert (tmp_path / summary["report"]).is_file()
+    assert (tmp_path / summary["bundle"] / "manifest.json").is_file()
