@@ -30,12 +30,13 @@ NS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Samples:
-    """Raw samples of one tag, in rising order of time.
+    """Raw samples of one tag; time stamps never fall. Of samples with the same stamp the last one counts.
 
     Attributes:
         time_ns: (K,) time stamps.
         value: (K,) engineering units.
-        good: (K,) quality; a sample that is not good never becomes a value, it only lets the last good one grow old.
+        good: (K,) quality; a sample that is not good never becomes a value, it only lets the last good one grow old. Nor
+            does a value that is not finite, whatever its quality.
     """
 
     time_ns: Int64
@@ -80,7 +81,7 @@ def align_signal(samples: Samples, grid_ns: Int64, interpolation: Interpolation,
         interpolation: `step` holds the last value; `linear` extrapolates from the last two.
         max_age_s: a value older than this is not usable, and `linear` never reaches across more than this.
     """
-    time, value = samples.time_ns[samples.good], samples.value[samples.good]
+    time, value = _good_samples(samples)
     if not time.size:
         empty = np.full(len(grid_ns), np.nan)
         return Aligned(empty, np.full(len(grid_ns), np.inf), np.zeros(len(grid_ns), dtype=np.bool_))
@@ -94,7 +95,7 @@ def align_signal(samples: Samples, grid_ns: Int64, interpolation: Interpolation,
 def align_command(samples: Samples, grid_ns: Int64, period_s: float, max_age_s: float = np.inf) -> AlignedCommand:
     """The command in force over (t, t + period] for each grid time t, time-weighted where it changes inside."""
     period = round(period_s * NS)
-    time, value = samples.time_ns[samples.good], samples.value[samples.good]
+    time, value = _good_samples(samples)
     if not time.size:
         nothing = np.zeros(len(grid_ns), dtype=np.bool_)
         return AlignedCommand(np.full(len(grid_ns), np.nan), nothing, nothing.copy())
@@ -105,13 +106,19 @@ def align_command(samples: Samples, grid_ns: Int64, period_s: float, max_age_s: 
     mean = value[at].copy()
     changed = np.zeros(len(grid_ns), dtype=np.bool_)
     # Only periods with a sample inside need weighting; a plant's commands mostly fall on the grid or stay put.
-    for row in np.flatnonzero(known & (end > last + 1)):
-        inside = slice(last[row], end[row])
-        edges = np.concatenate(([grid_ns[row]], time[last[row] + 1 : end[row]], [grid_ns[row] + period]))
-        held = value[inside]
-        if (held != held[0]).any():
-            changed[row] = True
-            mean[row] = np.dot(held, np.diff(edges)) / period
+    rows = np.flatnonzero(known & (end > last + 1))
+    if rows.size:
+        count = end[rows] - last[rows]  # (R,) commands in force during the period, the one at its start included
+        first = np.concatenate(([0], np.cumsum(count)[:-1]))  # (R,) where each row's pieces begin
+        piece = np.arange(count.sum()) - np.repeat(first - last[rows], count)  # (P,) sample of each piece
+        start = np.maximum(time[piece], np.repeat(grid_ns[rows], count))
+        stop = np.append(start[1:], 0)
+        stop[first + count - 1] = grid_ns[rows] + period
+        held = value[piece]
+        moved = np.minimum.reduceat(held, first) != np.maximum.reduceat(held, first)
+        weighted = np.add.reduceat(held * (stop - start), first) / period
+        changed[rows] = moved
+        mean[rows] = np.where(moved, weighted, mean[rows])
     age = (grid_ns - time[at]) / NS
     return AlignedCommand(np.where(known, mean, np.nan), changed, known & (age <= max_age_s))
 
@@ -136,20 +143,33 @@ class AlignedLog:
 
 
 def align_log(spec: PlantSpec, samples: Mapping[str, Samples], grid_ns: Int64) -> AlignedLog:
-    """All measured tags and commands of a plant on one grid. `samples` holds every frame tag and action by name."""
-    frame = [
-        align_signal(samples[tag], grid_ns, spec.tags[tag].interpolation, spec.max_age_s(tag)) for tag in spec.frame_tags
-    ]
-    command = [align_command(samples[tag], grid_ns, spec.period_s, spec.max_age_s(tag)) for tag in spec.action_tags]
-    return AlignedLog(
+    """All measured tags and commands of a plant on one grid.
+
+    Args:
+        spec: the plant. A measured value outside its tag's range counts as a bad sample.
+        samples: every frame tag and action by name.
+        grid_ns: (T,) sample times, rising; gaps in them are allowed.
+    """
+    # Column by column into float32, so that a long log of many tags is never held twice in double precision.
+    shape, orders = (len(grid_ns), len(spec.frame_tags)), (len(grid_ns), len(spec.action_tags))
+    log = AlignedLog(
         time_ns=grid_ns,
-        frames=np.stack([column.value for column in frame], axis=1).astype(np.float32),
-        mask=np.stack([column.ok for column in frame], axis=1),
-        age_s=np.stack([column.age_s for column in frame], axis=1).astype(np.float32),
-        actions=np.stack([column.value for column in command], axis=1).astype(np.float32),
-        changed=np.stack([column.changed for column in command], axis=1),
-        action_mask=np.stack([column.ok for column in command], axis=1),
+        frames=np.empty(shape, dtype=np.float32),
+        mask=np.empty(shape, dtype=np.bool_),
+        age_s=np.empty(shape, dtype=np.float32),
+        actions=np.empty(orders, dtype=np.float32),
+        changed=np.empty(orders, dtype=np.bool_),
+        action_mask=np.empty(orders, dtype=np.bool_),
     )
+    for i, name in enumerate(spec.frame_tags):
+        tag, raw = spec.tags[name], samples[name]
+        inside = raw.good & (raw.value >= tag.range[0]) & (raw.value <= tag.range[1])
+        column = align_signal(Samples(raw.time_ns, raw.value, inside), grid_ns, tag.interpolation, spec.max_age_s(name))
+        log.frames[:, i], log.mask[:, i], log.age_s[:, i] = column.value, column.ok, column.age_s
+    for i, name in enumerate(spec.action_tags):
+        command = align_command(samples[name], grid_ns, spec.period_s, spec.max_age_s(name))
+        log.actions[:, i], log.changed[:, i], log.action_mask[:, i] = command.value, command.changed, command.ok
+    return log
 
 
 class OnlineAligner:
@@ -164,18 +184,20 @@ class OnlineAligner:
         self._column = {tag: i for i, tag in enumerate(tags)}
         self._interpolation: list[Interpolation] = [spec.tags[tag].interpolation for tag in tags]
         self._max_age = [spec.max_age_s(tag) for tag in tags]
+        self._range = [spec.tags[tag].range for tag in tags]
         self._time = np.zeros((2, len(tags)), dtype=np.int64)  # the last two good samples: [before, at]
         self._value = np.full((2, len(tags)), np.nan)
         self._count = np.zeros(len(tags), dtype=np.int64)
 
     def push(self, tag: str, time_ns: int, value: float, good: bool = True) -> None:
-        """Takes one raw sample of a frame tag.
+        """Takes one raw sample of a frame tag; a value outside the tag's range (or NaN) counts as a bad sample.
 
         Raises:
             KeyError: the tag is no frame tag of the plant.
         """
         column = self._column[tag]
-        if not good or (self._count[column] and time_ns < self._time[1, column]):
+        low, high = self._range[column]
+        if not (good and low <= value <= high) or (self._count[column] and time_ns < self._time[1, column]):
             return
         self._time[0, column], self._value[0, column] = self._time[1, column], self._value[1, column]
         self._time[1, column], self._value[1, column] = time_ns, value
@@ -201,6 +223,11 @@ class OnlineAligner:
             )
             value[i], age[i], ok[i] = found[0], seconds[0], seconds[0] <= self._max_age[i]
         return value.astype(np.float32), ok, age.astype(np.float32)
+
+
+def _good_samples(samples: Samples) -> tuple[Int64, Float64]:
+    usable = samples.good & np.isfinite(samples.value)
+    return samples.time_ns[usable], samples.value[usable]
 
 
 def _value_at(

@@ -1,9 +1,9 @@
 """TransitionDataset: the one form, on disk and in memory, that everything downstream reads.
 
-Rows are sample times. Row i holds the frame (measured tags) at t_i and the command in force over (t_i, t_i + period]; the
-reward of row i belongs to the step from row i to row i + 1. The last row of an episode holds only the frame that its last
-step led to: its action and reward are NaN. An episode of K steps therefore has K + 1 rows. History is not stored: windows
-are built per batch, so that a year of data is stored once. Everything is in engineering units.
+Rows are sample times. Row i holds the frame (measured tags) at t_i and the command in force over (t_i, t_i + period];
+the reward of row i belongs to the step from row i to row i + 1. The last row of an episode holds only the frame that its
+last step led to: its action and reward are NaN. An episode of K steps therefore has K + 1 rows. History is not stored:
+windows are built per batch, so that a year of data is stored once. Everything is in engineering units.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 SCHEMA = 1
-TABLE, RECORD = "data.parquet", "dataset.json"
+TABLE, SPEC, LAYOUT, RECORD = "data.parquet", "spec.yaml", "layout.json", "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,22 @@ class TransitionDataset:
             sources: file name -> SHA-256.
 
         Raises:
-            DataError: no step in the data, or a command that is not finite.
+            DataError: no step in the data, a command that is not finite, or an episode that goes on after a trip.
         """
         layout, objective = Layout.from_spec(spec), Objective(spec)
         rows = len(frames)
-        if rows < 2:
-            raise DataError("the log holds no step", cure="At least two consecutive samples are needed.")
         last = np.append(episode[1:] != episode[:-1], True)  # (N,)
         actions = np.where(last[:, None], np.float32(np.nan), actions).astype(np.float32)
         if not np.isfinite(actions[~last]).all():
             row = int(np.flatnonzero(~np.isfinite(actions).all(axis=1) & ~last)[0])
             raise DataError("a command is not a number", where=f"row {row}", cure="Cut the log there.")
         steps = np.flatnonzero(~last)
+        if not steps.size:
+            raise DataError("the log holds no step", cure="At least two consecutive samples are needed.")
+        tripped = np.asarray(objective.terminated(frames))
+        if (tripped & ~last).any():
+            row = int(np.flatnonzero(tripped & ~last)[0])
+            raise DataError("an episode goes on after the plant tripped", where=f"row {row}", cure="Cut it there.")
         rewards = np.full(rows, np.nan, dtype=np.float32)
         # The reward may need the last command; in an episode's first rows that window is not there yet, so the command
         # in force stands in for it (no change is charged where none is known).
@@ -110,7 +114,7 @@ class TransitionDataset:
         terminated, truncated = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
         ends = np.flatnonzero(last)
         ends = ends[(ends > 0) & ~first[ends]]  # a row on its own ends nothing
-        terminated[ends - 1] = objective.terminated(frames[ends])
+        terminated[ends - 1] = tripped[ends]
         truncated[ends - 1] = ~terminated[ends - 1]
         return cls(
             spec=spec,
@@ -143,7 +147,7 @@ class TransitionDataset:
 
     @cached_property
     def transitions(self) -> Int64:
-        """(T,) rows from which a step can be used: a full window of history before them, all cells known, a row after."""
+        """(T,) rows from which a step can be used: a full window before them, all cells known, a known row after."""
         usable: Bool = np.asarray(self.mask.all(axis=1))
         # Rows in a row: the run of usable rows that ends here must be as long as the window (the row itself included).
         index = np.arange(len(self))
@@ -179,13 +183,14 @@ class TransitionDataset:
         return rows
 
     def slice(self, start: int, stop: int) -> TransitionDataset:
-        """Rows [start, stop) as a data set of their own; an episode that is cut ends truncated and no window crosses."""
+        """Rows [start, stop) as a data set of their own; an episode that is cut ends truncated, no window crosses."""
         parts = {f.name: getattr(self, f.name)[start:stop].copy() for f in fields(self) if f.name not in _WHOLE}
         piece = replace(self, **parts)
-        if stop < len(self) and stop - start > 1 and self.episode[stop] == self.episode[stop - 1]:
+        if start < stop < len(self) and self.episode[stop] == self.episode[stop - 1]:
             piece.actions[-1], piece.rewards[-1], piece.changed[-1] = np.nan, np.nan, False
-            piece.terminated[-2:], piece.truncated[-2:] = False, False
-            piece.truncated[-2] = True
+            piece.terminated[-1], piece.truncated[-1] = False, False
+            if stop - start > 1 and piece.episode[-2] == piece.episode[-1]:
+                piece.truncated[-2] = True
         return piece
 
     # On disk ---------------------------------------------------------------------------------------------------------
@@ -209,8 +214,8 @@ class TransitionDataset:
         columns |= {"reward": self.rewards, "terminated": self.terminated, "truncated": self.truncated}
         with folder_written_aside(path, RECORD) as aside:
             pq.write_table(pa.table(columns), aside / TABLE, compression="zstd")
-            (aside / "spec.yaml").write_text(yaml.safe_dump(self.spec.to_dict(), sort_keys=False))
-            write_json(aside / "layout.json", self.layout.to_dict())
+            (aside / SPEC).write_text(yaml.safe_dump(self.spec.to_dict(), sort_keys=False), encoding="utf-8")
+            write_json(aside / LAYOUT, self.layout.to_dict())
             for name, content in (extra or {}).items():
                 (aside / name).write_bytes(content)
             record = {
@@ -238,14 +243,17 @@ class TransitionDataset:
         if not (path / RECORD).is_file():
             raise ArtifactError("is no data set", where=str(path), cure="Make one with 'controlkit ingest'.")
         record = read_json(path / RECORD)
-        if record.get("schema") != SCHEMA:
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema != SCHEMA:
             raise ArtifactError(
-                f"has schema {record.get('schema')}, this version reads {SCHEMA}", where=str(path), cure="Ingest again."
+                f"has schema {schema}, this version reads {SCHEMA}", where=str(path), cure="Ingest again."
             )
-        if not (path / TABLE).is_file() or sha256_of(path / TABLE) != record["data_sha256"]:
+        if not (path / TABLE).is_file() or sha256_of(path / TABLE) != record.get("data_sha256"):
             raise ArtifactError("does not match its hash", where=str(path / TABLE), cure="Ingest again.")
-        spec = PlantSpec.load(path / "spec.yaml")
-        Layout.from_spec(spec).require_same(Layout.from_dict(read_json(path / "layout.json")), str(path))
+        spec = PlantSpec.load(path / SPEC)
+        if spec.sha256() != record.get("spec_sha256"):
+            raise ArtifactError("does not match its hash", where=str(path / SPEC), cure="Ingest again.")
+        Layout.from_spec(spec).require_same(Layout.from_dict(read_json(path / LAYOUT)), str(path))
         table = pq.read_table(path / TABLE)
 
         def stacked(names: Sequence[str], kind: Any) -> npt.NDArray[Any]:
@@ -320,9 +328,7 @@ class Split:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `split.json`."""
-        return {
-            part: {"rows": list(self.bounds[part]), "time_ns": list(self.time_ns[part])} for part in self.PARTS
-        }
+        return {part: {"rows": list(self.bounds[part]), "time_ns": list(self.time_ns[part])} for part in self.PARTS}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Split:
@@ -333,9 +339,7 @@ class Split:
         )
 
 
-def _padded_observations(
-    layout: Layout, frames: Float32, actions: Float32, steps: Int64, start_of: Int64
-) -> Float32:
+def _padded_observations(layout: Layout, frames: Float32, actions: Float32, steps: Int64, start_of: Int64) -> Float32:
     """(T, O) observations at `steps` where a window that reaches before its episode repeats the episode's first row."""
     observation = np.empty((len(steps), layout.size), dtype=np.float32)
     for i, slot in enumerate(layout.slots):

@@ -30,6 +30,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside = Path(name)
         os.chmod(aside, 0o644)
         yield aside
+        _flush(aside)
         os.replace(aside, path)
     except OSError as problem:
         raise _unwritable(problem, path) from None
@@ -51,20 +52,25 @@ def folder_written_aside(path: Path, marker: str) -> Iterator[Path]:
         ControlkitError: the disk is full or the place is not writable; what stood at `path` is untouched.
     """
     if path.exists() and not (path / marker).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise ArtifactError(f"exists and holds no {marker}", where=str(path), cure="Choose another place for the output.")
+        raise ArtifactError(
+            f"exists and holds no {marker}", where=str(path), cure="Choose another place for the output."
+        )
     aside: Path | None = None
     old: Path | None = None
+    path = path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         os.chmod(aside, 0o755)
         yield aside
-        if path.exists():
+        if not path.exists():
+            os.rename(aside, path)
+        elif not _exchanged(aside, path):
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.rename(path, old / "was")
-        os.rename(aside, path)
+            os.rename(aside, path)
     except OSError as problem:
-        if old is not None and not path.exists():
+        if old is not None and not path.exists() and (old / "was").exists():
             os.rename(old / "was", path)
         raise _unwritable(problem, path) from None
     finally:
@@ -109,8 +115,31 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swaps two folders at once, so that even a kill leaves a whole folder at both; False where that cannot be done.
+
+    Linux' renameat2 with RENAME_EXCHANGE; some network file systems lack it.
+    """
+    import ctypes
+
+    at_cwd, exchange = -100, 2
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0)
+
+
+def _flush(path: Path) -> None:
+    """Sees to it that the content is on the disk before its name is, so that a power cut leaves no empty file."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def _unwritable(problem: OSError, path: Path) -> ControlkitError:
     reason = problem.strerror or str(problem)
     return ControlkitError(
-        f"cannot be written ({reason})", where=str(path), cure="Free some space or choose another place; nothing was changed."
+        f"cannot be written ({reason})",
+        where=str(path),
+        cure="Free some space or choose another place; nothing was changed.",
     )

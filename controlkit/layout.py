@@ -183,14 +183,21 @@ class Layout:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Layout:
-        """Reads what `to_dict` wrote."""
-        return cls(
-            frame_tags=tuple(content["frame_tags"]),
-            state_tags=tuple(content["state_tags"]),
-            action_tags=tuple(content["action_tags"]),
-            slots=tuple(Slot(**slot) for slot in content["slots"]),
-            period_s=content["period_s"],
-        )
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            ArtifactError: a field is missing or unknown.
+        """
+        try:
+            return cls(
+                frame_tags=tuple(content["frame_tags"]),
+                state_tags=tuple(content["state_tags"]),
+                action_tags=tuple(content["action_tags"]),
+                slots=tuple(Slot(**slot) for slot in content["slots"]),
+                period_s=content["period_s"],
+            )
+        except (KeyError, TypeError) as problem:
+            raise ArtifactError(f"the observation layout is damaged ({problem})", cure="Make it again.") from None
 
     def require_same(self, other: Layout, where: str) -> None:
         """Checks a border between two artifacts.
@@ -207,12 +214,12 @@ class Layout:
         elif self.period_s != other.period_s:
             detail = f"the sample period is {other.period_s} s, not {self.period_s} s"
         else:
-            mine_slot, slot = next((a, b) for a, b in zip(self.slots, other.slots, strict=True) if a != b) if (
-                self.slots != other.slots
-            ) else (None, None)
-            detail = f"slot '{slot.name}' differs in unit or range" if slot else f"the tags' roles differ ({mine_slot})"
+            differing = [slot.name for slot, mine in zip(other.slots, self.slots, strict=True) if slot != mine]
+            detail = f"slot '{differing[0]}' differs in unit or range" if differing else "the tags' roles differ"
         raise ArtifactError(
-            f"the observation layout differs: {detail}", where=where, cure="Use artifacts made with the same plant file."
+            f"the observation layout differs: {detail}",
+            where=where,
+            cure="Use artifacts made with the same plant file.",
         )
 
 

@@ -72,7 +72,8 @@ class Objective:
 
     def terminated(self, next_frame: Any) -> Any:
         """Whether the plant has tripped: (..., n) -> (...) bool."""
-        tripped = next_frame[..., 0] != next_frame[..., 0]  # all False but for NaN, of the right kind and shape
+        first = next_frame[..., 0]
+        tripped = (first < 0) & (first > 0)  # all False, of the right kind and shape; a NaN is no trip
         for rule in self.spec.episodes.terminated:
             value = next_frame[..., self.layout.frame_tags.index(rule.tag)]
             if rule.below is not None:
@@ -86,7 +87,8 @@ class Objective:
         outside: dict[str, Any] = {}
         for constraint in self.spec.constraints:
             value = next_frame[..., self.layout.frame_tags.index(constraint.tag)]
-            outside[constraint.tag] = outside.get(constraint.tag, 0.0) + _outside(value, constraint.low, constraint.high)
+            distance = _outside(value, constraint.low, constraint.high)
+            outside[constraint.tag] = outside.get(constraint.tag, 0.0) + distance
         return outside
 
     def _named(self, observation: Any, action: Any, next_frame: Any) -> tuple[dict[str, Any], dict[str, Any]]:

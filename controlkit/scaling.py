@@ -37,7 +37,7 @@ class Scaler:
         data = np.asarray(values, dtype=np.float64)
         spread = data.std(axis=0)
         constant = spread <= 1e-7 * np.maximum(1.0, np.abs(data).max(axis=0, initial=0.0))
-        spread = np.where(constant, np.broadcast_to(np.asarray(fallback_spread, dtype=np.float64), spread.shape), spread)
+        spread = np.where(constant, np.asarray(fallback_spread, dtype=np.float64), spread)
         return cls(data.mean(axis=0).astype(np.float32), spread.astype(np.float32))
 
     def apply(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

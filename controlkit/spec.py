@@ -33,6 +33,8 @@ UNITS: frozenset[str] = frozenset(
 )
 
 Interval = tuple[float, float]
+# Columns of a data set beside the tags.
+RESERVED = ("time_ns", "episode", "reward", "terminated", "truncated")
 _TAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
 
 
@@ -239,7 +241,7 @@ class PlantSpec(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
     description: str = ""
-    period_s: Annotated[float, Field(gt=0)]
+    period_s: Annotated[float, Field(ge=1e-3)]
     time_zone: str = "UTC"
     tags: dict[str, Tag]
     objective: Annotated[tuple[ObjectiveTerm, ...], Field(min_length=1)]
@@ -263,6 +265,8 @@ class PlantSpec(Strict):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:
+        if zone == "UTC":
+            return zone  # known without any time zone data, which a small edge box may lack
         try:
             ZoneInfo(zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -275,6 +279,8 @@ class PlantSpec(Strict):
         for name in tags:
             if not _TAG_NAME.fullmatch(name):
                 raise ValueError(f"'{name}' is not a tag name (ASCII letters, digits, '_' and '.', a letter first)")
+            if name in RESERVED:
+                raise ValueError(f"'{name}' is a column of every data set; name the tag otherwise, with column: {name}")
         columns = [tag.column or name for name, tag in tags.items()]
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
@@ -307,7 +313,8 @@ class PlantSpec(Strict):
                 self._check(tag.fallback.measured, observed, f"tags.{name}.fallback.measured")
                 if isinstance(tag.fallback.setpoint, str):
                     self._check(tag.fallback.setpoint, observed, f"tags.{name}.fallback.setpoint")
-            if isinstance(tag.fallback, RampFallback) and tag.fallback.rate_per_s is None and tag.max_rate_per_s is None:
+            rate = tag.max_rate_per_s
+            if isinstance(tag.fallback, RampFallback) and tag.fallback.rate_per_s is None and rate is None:
                 raise ValueError(f"tags.{name}.fallback: a ramp needs 'rate_per_s', or the action 'max_rate_per_s'")
         return self
 
@@ -353,7 +360,7 @@ class PlantSpec(Strict):
         return tag.limits or tag.range
 
     def past_commands(self, name: str) -> int:
-        """How many past commands of an action the observation holds: at least one where its rate is limited or costs."""
+        """How many past commands of an action the observation holds: one at least where its rate is limited or costs."""
         tag = self.tags[name]
         costs = any(isinstance(t, CostTerm) and t.of == "change" and t.tag == name for t in self.objective)
         return max(tag.history, int(tag.max_rate_per_s is not None or costs))
@@ -363,5 +370,7 @@ class PlantSpec(Strict):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def sha256(self) -> str:
-        """Hash of the description, independent of the order of keys inside a tag and of comments."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        """Hash of the description, independent of comments and of the order of keys; the order of the tags counts."""
+        content = self.to_dict()
+        content["tags"] = list(content["tags"].items())  # their order is the order of the observation's slots
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

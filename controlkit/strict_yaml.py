@@ -14,6 +14,9 @@ from controlkit.errors import ControlkitError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 _PLACE = re.compile(r"([a-z_]+(?:\.[\w]+)+): ")
+# YAML 1.1 takes 1e-3 for a word; an engineer means a number.
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+\Z")
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class Strict(BaseModel):
@@ -28,11 +31,25 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                continue  # `<<: *base` is no key of its own and may come more than once
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict, set)):
+                raise yaml.MarkedYAMLError(problem="a key must be a name", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key '{key}' appears twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as problem:
+            # A date such as 2024-13-01: PyYAML lets Python's own error through.
+            raise yaml.MarkedYAMLError(problem=str(problem), problem_mark=node.start_mark) from None
+
+
+_UniqueKeyLoader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
 def read_yaml(path: Path, error: type[ControlkitError]) -> dict[str, Any]:
@@ -55,7 +72,10 @@ def read_yaml(path: Path, error: type[ControlkitError]) -> dict[str, Any]:
         raise error(f"not valid YAML: {problem.problem}", where=where, cure="Mend that line.") from None
     except yaml.YAMLError as problem:
         # Control characters and the like: no mark, but the reader's own position.
-        raise error(f"not valid YAML: {' '.join(str(problem).split())}", where=str(path), cure="Mend that place.") from None
+        reason = " ".join(str(problem).split())
+        raise error(f"not valid YAML: {reason}", where=str(path), cure="Mend that place.") from None
+    except RecursionError:
+        raise error("not usable YAML: nested too deeply", where=str(path), cure="Write it flatter.") from None
     if not isinstance(content, dict):
         raise error("must hold a mapping of fields", where=str(path), cure="See configs/ for examples.")
     return content
@@ -81,7 +101,8 @@ def validate(model: type[Model], content: dict[str, Any], path: Path | None, err
         line = _line_of(path, location)
         source = f"{path}, line {line}" if path and line else str(path or model.__name__)
         what, cure = _explain(first, model, location)
-        more = f" ({len(details) - 1} more mistake{'s' if len(details) > 2 else ''} after this one)" if details[1:] else ""
+        rest = len(details) - 1
+        more = f" ({rest} more mistake{'s' if rest > 1 else ''} after this one)" if rest else ""
         raise error(f"{field}: {what}{more}", where=source, cure=cure) from None
 
 

@@ -1,0 +1,129 @@
+"""Model rollouts: a policy in the world model, along recorded exogenous tags, with the exported clamp and rate limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from controlkit.config import RolloutConfig
+from controlkit.morec.dynamics import WorldModel
+from controlkit.morec.transition_filter import TransitionFilter
+from controlkit.replay import LoggedTransitions
+
+Policy = Callable[[Tensor], Tensor]
+
+
+class Rollouts(NamedTuple):
+    """T accepted steps of many rollouts, in order of step.
+
+    Attributes:
+        start: (T,) which rollout; step: (T,) number of the step in it.
+        observation (T, O), action (T, m), next_frame (T, n), reward (T,), terminated (T,).
+        score: (T,) dynamics reward of the chosen transition (NaN where the filter is off).
+        disagreement, max_std: (T,) in units of the log's typical change.
+        rejected: how many rollouts the threshold ended; `ran_out`: how many the record ended.
+    """
+
+    start: Tensor
+    step: Tensor
+    observation: Tensor
+    action: Tensor
+    next_frame: Tensor
+    reward: Tensor
+    terminated: Tensor
+    score: Tensor
+    disagreement: Tensor
+    max_std: Tensor
+    rejected: int
+    ran_out: int
+
+
+@torch.no_grad()
+def roll_out(
+    world: WorldModel,
+    transition_filter: TransitionFilter,
+    policy: Policy,
+    log: LoggedTransitions,
+    rows: Tensor,
+    length: int,
+    generator: torch.Generator,
+    residuals: Tensor | None = None,
+) -> Rollouts:
+    """Rolls `policy` out from recorded observations.
+
+    A rollout ends after `length` steps, where the plant trips (`terminated`), where no candidate is accepted (the rejected
+    transition is discarded; the row before it bootstraps as usual), or where the record of the exogenous tags ends.
+
+    Args:
+        world: structure, reward and limits of the plant.
+        transition_filter: predicts and chooses.
+        policy: (B, O) -> (B, m), engineering units; clamped and rate limited here.
+        log: recorded transitions; gives the first observation and the exogenous tags.
+        rows: (B,) rows to start from.
+        length: steps at most.
+        generator: random draws.
+        residuals: (R, S) recorded one-step residuals, one of which is added to each chosen transition; `None` for none.
+    """
+    observation, rollout = log.observe(rows), torch.arange(len(rows), device=rows.device)
+    steps: list[tuple[Tensor, ...]] = []
+    rejected = ran_out = 0
+    for step in range(length):
+        action = world.limits.apply(policy(observation), observation)
+        chosen = transition_filter(observation, action, generator)
+        state = chosen.state
+        if residuals is not None:
+            draw = torch.randint(len(residuals), (len(state),), generator=generator, device=state.device)
+            state = state + residuals[draw]
+        next_frame = world.next_frame(state, log.frames[rows + 1])
+        reward = world.objective.reward(observation, action, next_frame)
+        terminated = world.objective.terminated(next_frame)
+        kept = chosen.accepted
+        number = torch.full_like(rollout, step)
+        record = (
+            rollout,
+            number,
+            observation,
+            action,
+            next_frame,
+            reward,
+            terminated,
+            chosen.score,
+            chosen.disagreement,
+            chosen.max_std,
+        )
+        steps.append(tuple(part[kept] for part in record))
+        following = world.next_observation(observation, action, next_frame)
+        lasting = log.remaining[rows + 1] > 0
+        rejected += int((~kept).sum())
+        ran_out += int((kept & ~terminated & ~lasting).sum())
+        alive = kept & ~terminated & lasting
+        observation, rollout, rows = following[alive], rollout[alive], rows[alive] + 1
+        if not len(rows):
+            break
+    return Rollouts(*(torch.cat(parts) for parts in zip(*steps, strict=True)), rejected, ran_out)
+
+
+def start_rows(log: LoggedTransitions, config: RolloutConfig, generator: torch.Generator) -> Tensor:
+    """(starts,) rows of the log to roll out from: uniform, with a share near the beginning of episodes."""
+    rows = log.sample(config.starts, generator)
+    early = round(config.early_starts * config.starts)
+    if early:
+        near = log.rows[log.position[log.rows] < log.layout.depth + config.length]
+        drawn = torch.randint(len(near), (early,), generator=generator, device=near.device)
+        rows[:early] = near[drawn]
+    return rows
+
+
+def training_reward(rollouts: Rollouts, world: WorldModel, config: RolloutConfig, reward_spread: float) -> Tensor:
+    """The reward that the policy is trained on: the objective, less what doubt and violations cost: (T,)."""
+    reward = rollouts.reward
+    if config.penalty != "none":
+        doubt = rollouts.disagreement if config.penalty == "disagreement" else rollouts.max_std
+        reward = reward - config.penalty_coefficient * reward_spread * doubt
+    for tag, outside in world.objective.violations(rollouts.next_frame).items():
+        low, high = world.objective.spec.tags[tag].range
+        reward = reward - config.constraint_coefficient * reward_spread * outside / (high - low)
+    return reward

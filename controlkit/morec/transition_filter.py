@@ -1,0 +1,118 @@
+"""Stage 2 of MOREC (arXiv 2310.05422): among candidate transitions keep the one that the dynamics reward prefers.
+
+Candidates are the elites' samples, the elites' means and the ensemble mean (the means are a deviation: on plants with
+little noise a mean beats every sample). A candidate set whose best score lies below the threshold ends the rollout; the
+threshold is calibrated on whole held-out trajectories, since a per-step quantile would end most true rollouts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from controlkit.config import FilterConfig
+from controlkit.models.discriminator import DiscriminatorEnsemble
+from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.replay import LoggedTransitions
+
+
+class Chosen(NamedTuple):
+    """One transition per row: next state tags (B, S), dynamics reward (B,), whether it is accepted (B,), disagreement
+    of the elites' means (B,) and the largest norm of their spreads (B,), both in units of the log's typical change."""
+
+    state: Tensor
+    score: Tensor
+    accepted: Tensor
+    disagreement: Tensor
+    max_std: Tensor
+
+
+class TransitionFilter:
+    """Predicts with an ensemble and keeps, of many candidates, the one that looks most like the plant.
+
+    Args:
+        ensemble: predicts the state tags.
+        reward: the dynamics reward; unused where the filter is off.
+        config: candidates, choice and threshold.
+        threshold: dynamics reward below which nothing is accepted.
+    """
+
+    def __init__(
+        self, ensemble: GaussianEnsemble, reward: DiscriminatorEnsemble, config: FilterConfig, threshold: float
+    ) -> None:
+        self.ensemble, self.reward, self.config, self.threshold = ensemble, reward, config, threshold
+
+    @torch.no_grad()
+    def __call__(self, observation: Tensor, action: Tensor, generator: torch.Generator) -> Chosen:
+        """The chosen transitions of a batch: (B, O), (B, m)."""
+        means, stds = self.ensemble(observation, action)  # (E, B, S) each
+        candidates = self.candidates(means, stds, generator)  # (C, B, S)
+        rows = torch.arange(len(observation), device=observation.device)
+        if self.config.enabled:
+            scores = self.scores(observation, action, candidates)  # (C, B)
+            if self.config.choose == "argmax":
+                choice = scores.argmax(dim=0)
+            else:
+                weights = torch.softmax(scores / self.config.kappa, dim=0)
+                choice = torch.multinomial(weights.T, 1, generator=generator).squeeze(1)
+            score = scores[choice, rows]
+            accepted = score >= self.threshold
+        else:
+            # Plain model rollouts: any candidate, drawn blindly.
+            choice = torch.randint(len(candidates), rows.shape, generator=generator, device=rows.device)
+            score = torch.full_like(observation[:, 0], torch.nan)
+            accepted = torch.ones_like(score, dtype=torch.bool)
+        scaled_std = stds / self.ensemble.change_scaler.spread
+        return Chosen(
+            candidates[choice, rows],
+            score,
+            accepted,
+            self.ensemble.spread(means),
+            scaled_std.norm(dim=-1).amax(dim=0),
+        )
+
+    def candidates(self, means: Tensor, stds: Tensor, generator: torch.Generator) -> Tensor:
+        """All candidates for the next state tags, from the elites' means and spreads (E, B, S): (C, B, S)."""
+        found = []
+        for _ in range(self.config.samples):
+            found.append(means + stds * torch.empty_like(means).normal_(generator=generator))
+        if self.config.member_means:
+            found.append(means)
+        if self.config.ensemble_mean:
+            found.append(means.mean(dim=0, keepdim=True))
+        return torch.cat(found)
+
+    def scores(self, observation: Tensor, action: Tensor, candidates: Tensor) -> Tensor:
+        """The dynamics reward of each candidate: (C, B)."""
+        count, batch, _ = candidates.shape
+        scores: Tensor = self.reward(
+            observation.repeat(count, 1), action.repeat(count, 1), candidates.reshape(count * batch, -1)
+        )
+        return scores.reshape(count, batch)
+
+
+@torch.no_grad()
+def recorded_scores(reward: DiscriminatorEnsemble, log: LoggedTransitions, rows: Tensor) -> Tensor:
+    """The dynamics reward of recorded transitions: (B,) rows -> (B,)."""
+    parts = [reward(log.observe(part), log.actions[part], log.next_state(part)) for part in rows.split(4096)]
+    return torch.cat(parts)
+
+
+def calibrate_threshold(scores: Tensor, rows: Tensor, length: int, survival: float) -> float:
+    """The threshold that a share `survival` of held-out recorded trajectories of `length` steps outlast.
+
+    Args:
+        scores: (T,) dynamics reward of recorded transitions.
+        rows: (T,) their rows; neighbouring numbers belong to one trajectory.
+        length: steps of a rollout. Trajectories shorter than that are used whole.
+        survival: share that stays above the threshold to the end.
+    """
+    breaks = (rows[1:] - rows[:-1] != 1).nonzero().squeeze(1) + 1
+    lowest: list[Tensor] = []
+    for run in torch.tensor_split(scores.cpu(), breaks.tolist()):
+        # Overlapping windows use every start that a rollout could have.
+        windows = run.unfold(0, min(length, len(run)), 1) if len(run) else run.reshape(0, 1)
+        lowest.append(windows.amin(dim=1))
+    return float(torch.quantile(torch.cat(lowest), 1.0 - survival))

@@ -1,0 +1,83 @@
+"""Progress of long work: one small protocol, a rich bar for people, silence for tests and libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What long work reports to."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` units of work begins."""
+        ...
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """`units` of the current stage are done; `note` shows a figure worth watching."""
+        ...
+
+    def message(self, text: str) -> None:
+        """A line for the user, such as a warning."""
+        ...
+
+
+class Silent:
+    """Reports to nobody; messages are kept for tests."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def start(self, stage: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Keeps the line."""
+        self.messages.append(text)
+
+
+class _Bar:
+    def __init__(self, bar: object, console: object) -> None:
+        from rich.console import Console
+        from rich.progress import Progress as RichProgress
+
+        assert isinstance(bar, RichProgress) and isinstance(console, Console)
+        self._bar, self._console = bar, console
+        self._task: int | None = None
+
+    def start(self, stage: str, total: int) -> None:
+        self._task = int(self._bar.add_task(stage, total=total, note=""))
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        from rich.progress import TaskID
+
+        if self._task is not None:
+            self._bar.update(TaskID(self._task), advance=units, **({"note": note} if note else {}))
+
+    def message(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar per stage with the time left, on standard error; plain lines where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=console, refresh_per_second=4) as bar:
+        yield _Bar(bar, console)

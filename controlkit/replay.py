@@ -1,0 +1,132 @@
+"""Transitions as tensors on one device: the log itself, and a ring of model transitions.
+
+Windows of history are built per batch by one gather, so that a log is held once and nothing goes through numpy inside a
+training loop.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlkit.dataset import TransitionDataset
+from controlkit.layout import Layout
+
+
+class Batch(NamedTuple):
+    """B transitions: observation (B, O), action (B, m), reward (B,), next observation (B, O), terminated (B,) float."""
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    next_observation: Tensor
+    terminated: Tensor
+
+
+class LoggedTransitions:
+    """A data set on a device.
+
+    Attributes:
+        rows: (T,) rows of the data set from which a step can be used.
+        frames: (N, n); actions: (N, m); rewards: (N,).
+        remaining: (N,) how many rows of the same episode follow each row.
+    """
+
+    def __init__(self, data: TransitionDataset, device: torch.device | str = "cpu") -> None:
+        self.layout = data.layout
+        self.rows = torch.from_numpy(data.require_transitions()).to(device)
+        self.frames = torch.from_numpy(data.frames).to(device)
+        self.actions = torch.from_numpy(data.actions).to(device)
+        self.rewards = torch.from_numpy(data.rewards).to(device)
+        self.terminated = torch.from_numpy(data.terminated).to(device)
+        self.position = torch.from_numpy(data.position).to(device)
+        usable = data.mask.all(axis=1)
+        last = np.append(data.episode[1:] != data.episode[:-1], True) | ~np.append(usable[1:], True)
+        ends = np.flatnonzero(last)
+        following = ends[np.searchsorted(ends, np.arange(len(data)))] - np.arange(len(data))
+        self.remaining = torch.from_numpy(following).to(device)
+        lags, columns, commands = self.layout.window_index()
+        self._lags = torch.from_numpy(lags).to(device)
+        self._columns = torch.from_numpy(columns + commands * len(self.layout.frame_tags)).to(device)
+        # Commands of an episode's last row are NaN and are never reached: a window holds past commands only.
+        self._table = torch.cat([self.frames, self.actions], dim=1)  # (N, n + m)
+        self._state_columns = torch.from_numpy(self.layout.state_columns).to(device)
+
+    def observe(self, rows: Tensor) -> Tensor:
+        """Observations at `rows` (any shape): (...,) -> (..., O)."""
+        return self._table[rows.unsqueeze(-1) - self._lags, self._columns]
+
+    def next_state(self, rows: Tensor) -> Tensor:
+        """The state tags one step later: (...,) -> (..., S)."""
+        return self.frames[rows + 1][..., self._state_columns]
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The transitions that start at `rows`: (B,)."""
+        return Batch(
+            self.observe(rows),
+            self.actions[rows],
+            self.rewards[rows],
+            self.observe(rows + 1),
+            self.terminated[rows].float(),
+        )
+
+    def sample(self, size: int, generator: torch.Generator) -> Tensor:
+        """`size` usable rows, drawn uniformly: (B,)."""
+        drawn = torch.randint(len(self.rows), (size,), generator=generator, device=self.rows.device)
+        return self.rows[drawn]
+
+
+class ModelTransitions:
+    """A ring of model transitions; the next observation is rebuilt from the next frame, which halves the memory."""
+
+    def __init__(self, layout: Layout, capacity: int, device: torch.device | str = "cpu") -> None:
+        n, m = len(layout.frame_tags), len(layout.action_tags)
+        self._shift = torch.from_numpy(layout.shift_index).to(device)
+        self.observation = torch.zeros(capacity, layout.size, device=device)
+        self.action = torch.zeros(capacity, m, device=device)
+        self.next_frame = torch.zeros(capacity, n, device=device)
+        self.reward = torch.zeros(capacity, device=device)
+        self.terminated = torch.zeros(capacity, device=device)
+        self.next, self.size, self.capacity = 0, 0, capacity
+
+    def extend(self, observation: Tensor, action: Tensor, next_frame: Tensor, reward: Tensor, terminated: Tensor) -> None:
+        """Appends transitions; the oldest are overwritten where the ring is full."""
+        count = min(len(reward), self.capacity)
+        at = (self.next + torch.arange(count, device=reward.device)) % self.capacity
+        for ring, values in (
+            (self.observation, observation),
+            (self.action, action),
+            (self.next_frame, next_frame),
+            (self.reward, reward),
+            (self.terminated, terminated.float()),
+        ):
+            ring[at] = values[:count]
+        self.next = (self.next + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+
+    def sample(self, size: int, generator: torch.Generator) -> Batch:
+        """`size` transitions, drawn uniformly."""
+        at = torch.randint(self.size, (size,), generator=generator, device=self.reward.device)
+        observation, action = self.observation[at], self.action[at]
+        following = torch.cat([self.next_frame[at], action, observation], dim=1)[:, self._shift]
+        return Batch(observation, action, self.reward[at], following, self.terminated[at])
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """What a checkpoint needs."""
+        held = {name: getattr(self, name)[: self.size] for name in _RINGS}
+        return {name: ring.clone() for name, ring in held.items()} | {"next": self.next}
+
+    def load_state_dict(self, content: dict[str, Tensor | int]) -> None:
+        """Reads what `state_dict` wrote."""
+        for name in _RINGS:
+            values = content[name]
+            assert isinstance(values, Tensor)
+            getattr(self, name)[: len(values)] = values
+            self.size = len(values)
+        self.next = int(content["next"])
+
+
+_RINGS = ("observation", "action", "next_frame", "reward", "terminated")
