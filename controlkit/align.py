@@ -6,7 +6,8 @@ Time semantics, final for the whole project:
 - `action[t]` is the command in force over (t, t + period]. A command stamped s is in force from s on; where it changes
   inside the period its time-weighted mean is taken and the step is flagged.
 
-Time stamps are int64 nanoseconds since 1970-01-01 UTC. Both forms share `_value_at`, so that their numbers are identical.
+Time stamps are int64 nanoseconds since 1970-01-01 UTC. Both forms share `_value_at`, so that their numbers are the same
+to the last bit.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Samples:
     Attributes:
         time_ns: (K,) time stamps.
         value: (K,) engineering units.
-        good: (K,) quality; a sample that is not good never becomes a value, it only lets the last good one grow old. Nor
-            does a value that is not finite, whatever its quality.
+        good: (K,) quality; a sample that is not good never becomes a value, it only lets the last good one grow old.
+            Nor does a value that is not finite, whatever its quality.
     """
 
     time_ns: Int64

@@ -1,9 +1,9 @@
 """TransitionDataset: the one form, on disk and in memory, that everything downstream reads.
 
 Rows are sample times. Row i holds the frame (measured tags) at t_i and the command in force over (t_i, t_i + period];
-the reward of row i belongs to the step from row i to row i + 1. The last row of an episode holds only the frame that its
-last step led to: its action and reward are NaN. An episode of K steps therefore has K + 1 rows. History is not stored:
-windows are built per batch, so that a year of data is stored once. Everything is in engineering units.
+the reward of row i belongs to the step from row i to row i + 1. The last row of an episode holds only the frame that
+its last step led to: its action and reward are NaN. An episode of K steps therefore has K + 1 rows. History is not
+stored: windows are built per batch, so that a year of data is stored once. Everything is in engineering units.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The observation layout: one named, ordered vector derived from the plant description.
 
-The same layout is used by ingest, training, evaluation, the exported graph and the edge; it is stored with every artifact
-and checked at every border. An observation at time t holds, in this order:
+The same layout is used by ingest, training, evaluation, the exported graph and the edge; it is stored with every
+artifact and checked at every border. An observation at time t holds, in this order:
 
 1. the frame: the measured tags (state, exogenous, static) at t, in the order of the plant file;
 2. past frames: for lag 1, 2, ... every tag whose `history` reaches that far;

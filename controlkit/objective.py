@@ -1,7 +1,8 @@
 """Reward, limits, constraints and termination of a plant: one formula for numpy and torch.
 
-Everything here follows from the plant description and is never learned. Arrays may be numpy arrays or torch tensors, with
-any leading dimensions; the result is of the same kind. Rewards are negative costs in the objective's units per period.
+Everything here follows from the plant description and is never learned. Arrays may be numpy arrays or torch tensors,
+with any leading dimensions; the result is of the same kind. Rewards are negative costs in the objective's units per
+period.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """PlantSpec: what a process engineer writes about a plant, once, in YAML.
 
 Everything downstream (ingest, training, evaluation, the exported graph, the edge) is derived from this description:
-which tags there are, what part each plays, its units, ranges and limits, how fast it may move, how it is sampled, what is
-wanted of the controller, and what acts when the controller may not. Every quantity is in engineering units; field names
-carry the unit of time (`_s`, `_per_s`).
+which tags there are, what part each plays, its units, ranges and limits, how fast it may move, how it is sampled, what
+is wanted of the controller, and what acts when the controller may not. Every quantity is in engineering units; field
+names carry the unit of time (`_s`, `_per_s`).
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ class PlantSpec(Strict):
         return tag.limits or tag.range
 
     def past_commands(self, name: str) -> int:
-        """How many past commands of an action the observation holds: one at least where its rate is limited or costs."""
+        """How many past commands of an action the observation holds: one at least where it is rate-limited or costs."""
         tag = self.tags[name]
         costs = any(isinstance(t, CostTerm) and t.of == "change" and t.tag == name for t in self.objective)
         return max(tag.history, int(tag.max_rate_per_s is not None or costs))
