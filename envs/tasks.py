@@ -1,0 +1,135 @@
+"""The registry of simulated tasks: what a benchmark, a log collector or a simulated run needs to know of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from controlkit.configs import config_path
+from controlkit.errors import ControlkitError, nearest
+from controlkit.spec import PlantSpec
+from envs import controllers, references
+from envs.refrigerator import DEFAULT_PARAMS, VectorRefrigerator
+from envs.simulation import Controller, VectorSimulator
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+# (copies, generator, **options of the task) -> simulator
+SimulatorFactory = Callable[..., VectorSimulator]
+# (generator for the controller's own noise, options of the simulator) -> controller
+ControllerFactory = Callable[[np.random.Generator, Mapping[str, Any]], Controller]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A simulated plant with its controllers.
+
+    Attributes:
+        name: the task's name.
+        plant: name of the shipped plant file.
+        environment: id of the gymnasium environment.
+        steps: length of an episode.
+        simulator: makes B copies of the plant; its options are the environment's.
+        controllers: every known controller by name; each is made from a generator for its own noise, and the options
+            that the simulator was made with.
+        behaviour: the controller whose logs are collected.
+        test_controllers: controllers far from the log, to try models with.
+        references: controllers that define what is possible.
+    """
+
+    name: str
+    plant: str
+    environment: str
+    steps: int
+    simulator: SimulatorFactory
+    controllers: Mapping[str, ControllerFactory]
+    behaviour: str
+    test_controllers: tuple[str, ...]
+    references: tuple[str, ...]
+
+    def spec(self) -> PlantSpec:
+        """The plant's description."""
+        return PlantSpec.load(config_path("plants", self.plant))
+
+    def make(self, **options: Any) -> gymnasium.Env[Any, Any]:
+        """The gymnasium environment.
+
+        Raises:
+            ControlkitError: gymnasium is not installed, or an option cannot be right.
+        """
+        try:
+            import gymnasium
+        except ImportError:
+            raise ControlkitError(
+                "gymnasium is not installed", where=f"task {self.name}", cure="Install controlkit[sim]."
+            ) from None
+        import envs
+
+        envs.register()
+        return gymnasium.make(self.environment, **options)
+
+    def controller(self, name: str, rng: np.random.Generator, **options: Any) -> Controller:
+        """One of `controllers`, for a simulator with these options.
+
+        Raises:
+            ControlkitError: there is no such controller; names the nearest.
+        """
+        if name not in self.controllers:
+            raise ControlkitError(
+                f"unknown controller '{name}'", where=f"task {self.name}", cure=nearest(name, self.controllers)
+            )
+        return self.controllers[name](rng, options)
+
+
+def get_task(name: str) -> Task:
+    """A task by its name.
+
+    Raises:
+        ControlkitError: there is no such task; names the nearest.
+    """
+    if name not in TASKS:
+        raise ControlkitError(f"unknown task '{name}'", cure=nearest(name, TASKS))
+    return TASKS[name]
+
+
+def _params(options: Mapping[str, Any]) -> Any:
+    return options.get("params", DEFAULT_PARAMS)
+
+
+def _best_memoryless(rng: np.random.Generator, options: Mapping[str, Any]) -> Controller:
+    del rng  # a law without noise of its own
+    known = {key: options[key] for key in ("noise", "noise_scale", "start_c", "params") if key in options}
+    return references.LinearLaw(references.best_linear_gain(**known), _params(options))
+
+
+def _kalman(rng: np.random.Generator, options: Mapping[str, Any]) -> Controller:
+    del rng
+    known = {key: options[key] for key in ("noise", "noise_scale", "params") if key in options}
+    return references.KalmanDeadbeat(**known)
+
+
+REFRIGERATOR = Task(
+    name="refrigerator",
+    plant="refrigerator",
+    environment="controlkit/Refrigerator-v0",
+    steps=2000,
+    simulator=VectorRefrigerator,
+    controllers={
+        "operator": lambda rng, options: controllers.operator(rng, _params(options)),
+        "p": lambda rng, options: controllers.steep_p(_params(options)),
+        "pid": lambda rng, options: controllers.pid(_params(options)),
+        "raw_deadbeat": lambda rng, options: references.raw_deadbeat(_params(options)),
+        "best_memoryless": _best_memoryless,
+        "kalman": _kalman,
+    },
+    behaviour="operator",
+    test_controllers=("p", "pid"),
+    references=("raw_deadbeat", "best_memoryless", "kalman"),
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR,)}
