@@ -99,8 +99,8 @@ def test_kalman_is_the_mean_of_all_measurements_where_nothing_leaks() -> None:
 
 
 def test_kalman_is_least_squares_of_the_whole_past() -> None:
-    """The plant is exact, so every temperature is share x start + offset: fitting the start to all measurements at once,
-    and carrying the fit forward, must give the filter's estimate and variance."""
+    """The plant is exact, so every temperature is share x start + offset: fitting the start to all measurements at
+    once, and carrying the fit forward, must give the filter's estimate and variance."""
     copies, steps, scale = 4, 60, 0.3
     plant = VectorRefrigerator(copies, np.random.default_rng(4), noise_scale=scale)
     law = KalmanDeadbeat(noise_scale=scale)
