@@ -1,0 +1,116 @@
+"""Time stamps of a log as int64 nanoseconds since 1970-01-01 UTC.
+
+Text is ISO 8601, `YYYY-MM-DD HH:MM:SS[.fraction]` with or without `Z`, `UTC` or an offset, or a number since 1970: in
+s, ms, us or ns, the first of them that puts the latest stamp of the file before the year 2262. Stamps without a zone
+are read in the plant's time zone; a stamp that a change of the clock skips or repeats there is an error, never a guess.
+DuckDB's own cast to TIMESTAMP drops an offset silently, hence the expressions here.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+NS = 1_000_000_000
+NAIVE = -32768  # stands for "no zone" among offsets in minutes
+FORMS = "Write ISO 8601 such as 2024-05-01T10:00:00Z, or seconds, ms, us or ns since 1970."
+
+_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d+)?\s*")
+_ISO = (
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.]\d{1,9})?)?( ?(Z|UTC|[+-]\d{2}(:?\d{2})?))?)?"  # no zone after a date
+)
+_LAST_SECOND = 9.2e9  # in the year 2261; int64 nanoseconds end in 2262
+_DAY = 86_400
+
+
+def is_number(text: str) -> bool:
+    """Whether a stamp counts from 1970 instead of naming a date."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def epoch_unit_ns(largest: float) -> int | None:
+    """Nanoseconds per unit of numeric stamps of which `largest` is the largest in size; None where none fits."""
+    for unit, factor in ((NS, 1.0), (1_000_000, 1e3), (1_000, 1e6), (1, 1e9)):
+        if largest <= _LAST_SECOND * factor:
+            return unit
+    return None
+
+
+def text_expressions(column: str) -> tuple[str, str]:
+    """DuckDB expressions for a column of ISO text: local nanoseconds (NULL where not valid), offset in minutes."""
+    text = f"upper(trim({column}))"
+    # The cast reads date and time and ignores what follows; the pattern has checked what that may be.
+    local = f"CASE WHEN regexp_full_match({text}, '{_ISO}') THEN epoch_ns(TRY_CAST({text} AS TIMESTAMP_NS)) END"
+    sign = f"regexp_extract(substr({text}, 12), '[+-].*$')"
+    digits = f"replace({sign}, ':', '')"
+    minutes = (
+        f"(TRY_CAST(substr({digits}, 2, 2) AS INTEGER) * 60 + coalesce(TRY_CAST(substr({digits}, 4, 2) AS INTEGER), 0))"
+    )
+    offset = (
+        f"CASE WHEN {text} LIKE '%Z' OR {text} LIKE '%UTC' THEN 0 WHEN {sign} = '' THEN {NAIVE} "
+        f"WHEN {sign} LIKE '-%' THEN -{minutes} ELSE {minutes} END"
+    )
+    return local, offset
+
+
+def to_utc(local_ns: Int64, offset_min: Int64, zone: str) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """UTC stamps (K,), and which of them (K,) have no meaning because the clock was changed then.
+
+    Args:
+        local_ns: (K,) what the clock showed.
+        offset_min: (K,) minutes ahead of UTC, `NAIVE` where the stamp has no zone.
+        zone: IANA name of the zone for those.
+    """
+    naive = offset_min == NAIVE
+    utc = local_ns - np.where(naive, 0, offset_min).astype(np.int64) * 60 * NS
+    wrong = np.zeros(len(local_ns), dtype=np.bool_)
+    if zone != "UTC" and naive.any():
+        utc[naive], wrong[naive] = _zone_to_utc(local_ns[naive], ZoneInfo(zone))
+    return utc, wrong
+
+
+def iso(time_ns: int) -> str:
+    """A UTC stamp for messages and reports: `2024-05-01T10:00:00.250Z`, with as many digits as it needs."""
+    seconds, rest = divmod(int(time_ns), NS)
+    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f".{rest:09d}".rstrip("0") if rest else ""
+    return f"{text}{fraction}Z"
+
+
+def _zone_to_utc(local_ns: Int64, zone: ZoneInfo) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    changes, offsets = _clock_changes(int(local_ns.min()) // NS, int(local_ns.max()) // NS, zone)
+    before, after = offsets[:-1], offsets[1:]
+    # On the local clock each change covers [low, high): skipped where the clock goes forward, shown twice where back.
+    low, high = (changes + np.minimum(before, after)) * NS, (changes + np.maximum(before, after)) * NS
+    passed = np.searchsorted(high, local_ns, side="right")
+    wrong = np.searchsorted(low, local_ns, side="right") > passed
+    return local_ns - offsets[passed] * NS, wrong
+
+
+def _clock_changes(first_s: int, last_s: int, zone: ZoneInfo) -> tuple[Int64, Int64]:
+    """UTC seconds (C,) at which the offset of a zone changes around a span, and the offsets (C + 1,) between them."""
+
+    def offset(second: int) -> int:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
+        ahead = moment.astimezone(zone).utcoffset()
+        return round(ahead.total_seconds()) if ahead is not None else 0
+
+    start = first_s - 2 * _DAY
+    changes, offsets = [], [offset(start)]
+    for day in range(start, last_s + 2 * _DAY, _DAY):
+        old, new = offsets[-1], offset(day + _DAY)
+        if new == old:
+            continue
+        low, high = day, day + _DAY
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if offset(middle) == old else (low, middle)
+        changes.append(high)
+        offsets.append(new)
+    return np.array(changes, dtype=np.int64), np.array(offsets, dtype=np.int64)
