@@ -1,0 +1,22 @@
+"""The bundle: controller.onnx, manifest.json and, signed, manifest.sig; numpy, pydantic and onnxruntime suffice to use
+it."""
+
+from __future__ import annotations
+
+from deploy.bundle.manifest import SCHEMA, VERDICTS, Manifest
+from deploy.bundle.signing import load_public_key, new_key
+from deploy.bundle.store import Bundle, load_bundle, write_bundle
+from deploy.bundle.verify import Check, verify_bundle
+
+__all__ = [
+    "SCHEMA",
+    "VERDICTS",
+    "Bundle",
+    "Check",
+    "Manifest",
+    "load_bundle",
+    "load_public_key",
+    "new_key",
+    "verify_bundle",
+    "write_bundle",
+]

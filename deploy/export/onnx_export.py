@@ -1,0 +1,143 @@
+"""From the torch graph to ONNX bytes, and the checks of the file itself: operators, opset, ports, two runtimes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from controlkit.errors import ControlkitError, GateError
+from deploy.bundle.manifest import INPUTS, OUTPUTS
+from deploy.bundle.verify import open_graph
+from deploy.export.graph import ControllerGraph
+
+OPSET = 18
+# Widely supported since opset 13 or earlier. Not is left out on purpose: a negated comparison lets NaN pass.
+OPERATORS = frozenset(
+    """Abs Add And Cast Clip Concat Constant Div Equal Exp Expand Gather GatherND Gemm GreaterOrEqual Greater Identity
+    LeakyRelu LessOrEqual Less Log MatMul Max Min Mul Neg Or Pow Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum
+    Relu Reshape Sigmoid Slice Softplus Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where""".split()
+)
+
+
+def to_onnx(graph: ControllerGraph, sizes: dict[str, int]) -> bytes:
+    """The graph as one ONNX file with static shapes (1, size).
+
+    Raises:
+        GateError: it cannot be exported, or the file breaks a rule of `check_file`.
+    """
+    example = tuple(torch.zeros(1, sizes[name]) for name in INPUTS)
+    quiet = io.StringIO()
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    try:
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                example,
+                input_names=list(INPUTS),
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as problem:  # noqa: BLE001 (the exporter raises whatever its passes raise)
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise GateError(
+            f"the graph cannot be exported ({first[:200]})", cure="Report this with the run's config."
+        ) from None
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    if program is None:
+        raise GateError("the exporter returned nothing", cure="Report this with the run's config.")
+    proto = program.model_proto
+    _strip(proto)
+    model: bytes = proto.SerializeToString(deterministic=True)
+    return model
+
+
+def check_file(model: bytes, inputs: dict[str, int], outputs: dict[str, int]) -> tuple[str, ...]:
+    """Gate: what the file must be, whatever made it.
+
+    Returns:
+        The operators in it.
+
+    Raises:
+        GateError: an invalid graph, another opset, data outside the file, an operator beyond `OPERATORS`, a name that
+            is not ASCII, other ports, or a runtime that does not load it.
+    """
+    import onnx
+
+    try:
+        proto = onnx.load_model_from_string(model)
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as problem:  # noqa: BLE001 (protobuf and the checker raise their own kinds)
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise GateError(f"the ONNX checker refuses the graph ({first[:200]})") from None
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
+    if opsets != {"ai.onnx": OPSET}:
+        raise GateError(f"the graph has opsets {opsets}, not {OPSET} alone")
+    used = sorted({node.op_type for node in proto.graph.node})
+    foreign = [op for op in used if op not in OPERATORS]
+    if foreign or proto.functions or any(node.domain not in ("", "ai.onnx") for node in proto.graph.node):
+        raise GateError(
+            f"the graph uses operators that not every runtime has: {', '.join(foreign) or 'local functions'}"
+        )
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+        raise GateError("the graph keeps weights outside its file")
+    if not _ascii(proto):
+        raise GateError("the graph has a name that is not ASCII")
+    try:
+        open_graph(model, inputs, outputs, "controller.onnx")
+    except ControlkitError as problem:
+        raise GateError(f"onnxruntime: {problem.what}") from None
+    return tuple(used)
+
+
+def reference_runtime(model: bytes) -> Any:
+    """A second runtime, ONNX's own reference evaluator: `run(None, feed)` gives the outputs in order.
+
+    Raises:
+        GateError: it does not load the graph.
+    """
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        return ReferenceEvaluator(onnx.load_model_from_string(model))
+    except Exception as problem:  # noqa: BLE001 (whatever an operator's implementation raises)
+        raise GateError(f"ONNX's reference evaluator does not load the graph ({problem})") from None
+
+
+def feed_of(inputs: Any, row: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """One row of a batch of `GraphInputs` as what a runtime takes."""
+    return {name: getattr(inputs, name)[row : row + 1].numpy() for name in INPUTS}
+
+
+def _strip(proto: Any) -> None:
+    """Leaves out what the exporter notes about its own source: paths, stack traces, torch versions in names."""
+    proto.producer_name, proto.producer_version, proto.doc_string = "controlkit", "", ""
+    del proto.metadata_props[:]
+    graph = proto.graph
+    graph.name, graph.doc_string = "controller", ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def _ascii(proto: Any) -> bool:
+    graph = proto.graph
+    names = [item.name for item in (*graph.node, *graph.input, *graph.output, *graph.initializer)]
+    names += [name for node in graph.node for name in (*node.input, *node.output)]
+    return all(name.isascii() for name in names)

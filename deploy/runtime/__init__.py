@@ -1,0 +1,19 @@
+"""The edge runtime: a bundle's controller stepped with onnxruntime; never imports torch, pandas or gymnasium."""
+
+from __future__ import annotations
+
+from deploy.runtime.loop import SimulationRecord, run_simulation
+from deploy.runtime.plant import Environment, Plant, PlantAddress, Reading, plant_address
+from deploy.runtime.session import ControllerSession, StepResult
+
+__all__ = [
+    "ControllerSession",
+    "Environment",
+    "Plant",
+    "PlantAddress",
+    "Reading",
+    "SimulationRecord",
+    "StepResult",
+    "plant_address",
+    "run_simulation",
+]
