@@ -61,7 +61,8 @@ class GateError(ControlkitError):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint such as `did you mean 'door'?` for a misspelled name, or the list of valid names when none is near."""
     names = sorted(set(valid))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = [valid_name for valid_name in names if valid_name.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
     return f"valid names: {', '.join(names)}" if names else ""

@@ -73,6 +73,10 @@ def folder_written_aside(path: Path, marker: str) -> Iterator[Path]:
         if old is not None and not path.exists() and (old / "was").exists():
             os.rename(old / "was", path)
         raise _unwritable(problem, path) from None
+    except ControlkitError as problem:
+        if aside is not None and problem.where.startswith(str(aside)):
+            problem = type(problem)(problem.what, where=str(path), cure=problem.cure)  # the name that the user knows
+        raise problem from None
     finally:
         for rest in (aside, old):
             if rest is not None:

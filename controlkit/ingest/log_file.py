@@ -49,6 +49,7 @@ def header_of(path: Path) -> tuple[list[str], str]:
     """
     with opened(path) as stream:
         line = stream.readline(_LONGEST_HEADER)
+    line.encode("utf-8")  # a byte that is no UTF-8 comes to light here; in the other lines DuckDB finds it
     if not line.strip():
         raise DataError("the log is empty", where=str(path), cure="Export it again, with a header line.")
     try:
@@ -82,10 +83,10 @@ def line_of(path: Path, delimiter: str, row: int) -> int:
 
 
 def opened(path: Path) -> TextIO:
-    """A CSV file as text, unpacked where it is gzipped."""
+    """A CSV file as text, unpacked where it is gzipped; bytes that are no UTF-8 come as surrogates."""
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def literal(path: Path) -> str:
@@ -106,8 +107,8 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except duckdb.Error as problem:
         raise _explained(path, str(problem)) from None
-    except UnicodeDecodeError:
-        raise _not_text(str(path)) from None
+    except UnicodeError:
+        raise _not_text(f"{path}, line 1") from None
     except (OSError, EOFError, csv.Error) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise DataError(f"cannot be read ({reason})", where=str(path), cure="Check the file.") from None

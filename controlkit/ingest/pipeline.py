@@ -140,7 +140,7 @@ def _opened(spec: PlantSpec, paths: Sequence[Path], scratch: Path, bar: Progress
 def _file_names(sources: Sequence[Source]) -> list[str]:
     """A name for each file: its own, and a number behind it where two folders hold the same name."""
     names = [source.path.name for source in sources]
-    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def _too_short(spec: PlantSpec, episodes: Episodes, where: str) -> DataError:
