@@ -1,17 +1,18 @@
 """The run folder: weights, scaling, plant, configuration, split, hashes, metrics and provenance together.
 
-    config.yaml     complete          split.json     parts, by rows and time
-    spec.yaml       the plant         dataset.json   hashes of the data
-    run.json        version, commit, state ("training" or "trained"), seconds
-    metrics.csv     one row per epoch
-    checkpoint.pt   resumable, with the states of the random generators
-    policy/models.pt  the trained networks
+config.yaml     complete          split.json     parts, by rows and time
+spec.yaml       the plant         dataset.json   hashes of the data
+run.json        version, commit, state ("training" or "trained"), seconds
+metrics.csv     one row per epoch
+checkpoint.pt   resumable, with the states of the random generators
+policy/models.pt  the trained networks
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import pickle
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import torch
 import yaml
 
 import controlkit
-from controlkit.config import RunConfig
+from controlkit.config import DynamicsConfig, RunConfig
 from controlkit.dataset import Split, TransitionDataset
 from controlkit.errors import ArtifactError
 from controlkit.files import read_json, write_bytes, write_json, write_text
@@ -31,6 +32,7 @@ from controlkit.models.actor import Actor, BehaviourClone
 from controlkit.models.critic import Critics
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.models.observer import ObserverEnsemble
 from controlkit.objective import CommandLimits
 from controlkit.spec import PlantSpec
 
@@ -68,15 +70,7 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
     layout, limits = Layout.from_spec(spec), CommandLimits(spec)
     low, high = torch.from_numpy(limits.low), torch.from_numpy(limits.high)
     sizes = (layout.size, len(layout.action_tags), layout.state_columns.tolist())
-    elites = config.dynamics.elites
-    dynamics = GaussianEnsemble(
-        *sizes,
-        members=config.dynamics.members,
-        hidden=config.dynamics.hidden,
-        act=config.dynamics.activation,
-        generator=generator,
-    )
-    dynamics.elites = torch.arange(elites)
+    dynamics = build_dynamics(config.dynamics, spec, generator)
     reward = DiscriminatorEnsemble(
         *sizes,
         members=config.reward.networks * config.reward.snapshots,
@@ -97,6 +91,34 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
     )
     residuals = torch.zeros(1, len(layout.state_tags))
     return Models(dynamics, reward, behaviour, actor, torch.tensor(-torch.inf), residuals)
+
+
+def build_dynamics(config: DynamicsConfig, spec: PlantSpec, generator: torch.Generator) -> GaussianEnsemble:
+    """A freshly initialised ensemble of the architecture and size that a configuration asks for."""
+    layout = Layout.from_spec(spec)
+    dynamics: GaussianEnsemble
+    if config.architecture == "observer":
+        states, known, commands = (torch.from_numpy(at) for at in layout.observer_window())
+        dynamics = ObserverEnsemble(
+            layout.size,
+            (states, known, commands),
+            members=config.members,
+            hidden=config.hidden,
+            act=config.activation,
+            generator=generator,
+        )
+    else:
+        dynamics = GaussianEnsemble(
+            layout.size,
+            len(layout.action_tags),
+            layout.state_columns.tolist(),
+            members=config.members,
+            hidden=config.hidden,
+            act=config.activation,
+            generator=generator,
+        )
+    dynamics.elites = torch.arange(config.elites)
+    return dynamics
 
 
 def build_critics(config: RunConfig, spec: PlantSpec, generator: torch.Generator) -> Critics:
@@ -203,6 +225,21 @@ class RunFolder:
                 f"is not the data set that {self.path} was trained on", where=where, cure="Give that one to --data."
             )
 
+    def require_config(self, config: RunConfig) -> None:
+        """Checks that a run goes on with the settings it was begun with.
+
+        Raises:
+            ArtifactError: a setting differs; names the first.
+        """
+        if config != self.config:
+            mine, theirs = _flat(self.config.to_dict()), _flat(config.to_dict())
+            name = next(name for name in mine if mine[name] != theirs[name])
+            raise ArtifactError(
+                f"was begun with {name}={mine[name]}, not {theirs[name]}",
+                where=str(self.path),
+                cure="Resume with the same settings, or start over with --overwrite.",
+            )
+
     def save_checkpoint(self, content: Mapping[str, Any]) -> None:
         """Writes `checkpoint.pt` whole or not at all; tensors and plain values only."""
         write_bytes(self.path / "checkpoint.pt", _torch_bytes(dict(content)))
@@ -233,7 +270,9 @@ class RunFolder:
                 network.load_state_dict(content[name])
             except (KeyError, RuntimeError) as problem:
                 first = str(problem).splitlines()[0]
-                raise ArtifactError(f"does not hold the {name} ({first})", where=str(path), cure="Train again.") from None
+                raise ArtifactError(
+                    f"does not hold the {name} ({first})", where=str(path), cure="Train again."
+                ) from None
             network.eval().requires_grad_(False)
         return Models(
             models.dynamics, models.reward, models.behaviour, models.actor, content["threshold"], content["residuals"]
@@ -247,6 +286,13 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path / "metrics.csv", text.getvalue())
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def commit() -> str:
@@ -270,7 +316,7 @@ def _torch_load(path: Path) -> dict[str, Any]:
     try:
         # weights_only: nothing in the file is run.
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as problem:
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise ArtifactError(f"is damaged ({first[:80]})", where=str(path), cure="Train again.") from None
     return content

@@ -51,12 +51,17 @@ class DynamicsConfig(Strict):
     """The ensemble of Gaussian networks that predicts the state tags.
 
     Attributes:
+        architecture: `window` is a perceptron (with a linear path) over the whole observation; `observer` steps a small
+            bilinear model along the window and corrects it by each measurement, for plants of low order whose
+            measurements are noisy. `hidden` sizes the first, or what the second adds to its bilinear part (may be
+            empty).
         members, elites: networks trained, and those kept by hold-out error.
         holdout: share of the training part, cut by time in blocks, that stops training and ranks the members.
         patience: epochs without a gain of 1 % after which training stops.
         weight_decay: on the perceptron; the linear path around it is not decayed.
     """
 
+    architecture: Literal["window", "observer"] = "window"
     members: Count = 7
     elites: Count = 5
     hidden: Hidden = (200, 200, 200, 200)
@@ -79,8 +84,8 @@ class DynamicsRewardConfig(Strict):
     """The dynamics reward (stage 1 of MOREC).
 
     Attributes:
-        method: `adversarial` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy, is
-            trained against the discriminator. `noise` is a deviation: the discriminator is trained against real
+        method: `adversarial` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy,
+            is trained against the discriminator. `noise` is a deviation: the discriminator is trained against real
             transitions whose outcome is perturbed by noise of many sizes. `mixed` takes half of each.
         networks: independent discriminators trained side by side, all averaged.
         updates: discriminator updates.
@@ -150,6 +155,8 @@ class RolloutConfig(Strict):
         keep: epochs whose rollouts are kept.
         residual_noise: adds a recorded one-step residual to each chosen transition, for plants whose measurements are
             noisy: a filter that picks the likeliest candidate would otherwise train on a world without noise.
+        member_per_rollout: every rollout stays with one elite, so that the policy meets each as a plant of its own and
+            learns to correct for what the log leaves uncertain; else every step may use any.
         early_starts: share of the rollouts begun within the first `length` usable steps of an episode, where a plant
             is started up and uniform draws hardly look.
         penalty: `disagreement` of the elites' means, or `max_std` (MOPO: the largest norm of their spreads), in units
@@ -163,6 +170,7 @@ class RolloutConfig(Strict):
     every: Count = 1000
     keep: Count = 5
     residual_noise: bool = False
+    member_per_rollout: bool = False
     early_starts: Share = 0.0
     penalty: Literal["disagreement", "max_std", "none"] = "disagreement"
     penalty_coefficient: NotNegative = 0.5

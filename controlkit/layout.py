@@ -10,6 +10,7 @@ artifact and checked at every border. An observation at time t holds, in this or
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -145,6 +146,28 @@ class Layout:
         position |= {("frame", column, -1): column for column in range(n)}
         position |= {("action", column, 0): n + column for column in range(m)}
         return np.array([position[s.source, s.column, s.lag - 1] for s in self.slots], dtype=np.int64)
+
+    def observer_window(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Slots of the window in order of time, the oldest sample first, for models that step along it.
+
+        The window is D + 1 samples deep, D being the shortest history of any state tag, command, and exogenous tag that
+        has one; tags without (static ones) stand in every row with their current value.
+
+        Returns:
+            State tags (D + 1, S), the other frame tags (D + 1, n - S), commands between the samples (D, m).
+        """
+        at = {(slot.tag, slot.lag): i for i, slot in enumerate(self.slots)}
+        deepest = {tag: max(lag for name, lag in at if name == tag) for tag in self.frame_tags}
+        deepest |= {tag: max((lag for name, lag in at if name == tag), default=0) for tag in self.action_tags}
+        others = [tag for tag in self.frame_tags if tag not in self.state_tags]
+        counted = (*self.state_tags, *self.action_tags, *(tag for tag in others if deepest[tag]))
+        lags = range(min(deepest[tag] for tag in counted), -1, -1)
+
+        def rows(tags: Sequence[str], lags: Iterable[int]) -> npt.NDArray[np.int64]:
+            table = [[at.get((tag, lag), at.get((tag, 0), -1)) for tag in tags] for lag in lags]
+            return np.array(table, dtype=np.int64).reshape(len(table), len(tags))
+
+        return rows(self.state_tags, lags), rows(others, lags), rows(self.action_tags, [lag for lag in lags if lag])
 
     def window_index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Lag, column and whether it is a command, for each slot: (O,), (O,), (O,). See `observe`."""

@@ -45,7 +45,8 @@ class _Bar:
         from rich.console import Console
         from rich.progress import Progress as RichProgress
 
-        assert isinstance(bar, RichProgress) and isinstance(console, Console)
+        assert isinstance(bar, RichProgress)
+        assert isinstance(console, Console)
         self._bar, self._console = bar, console
         self._task: int | None = None
 

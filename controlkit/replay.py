@@ -92,7 +92,9 @@ class ModelTransitions:
         self.terminated = torch.zeros(capacity, device=device)
         self.next, self.size, self.capacity = 0, 0, capacity
 
-    def extend(self, observation: Tensor, action: Tensor, next_frame: Tensor, reward: Tensor, terminated: Tensor) -> None:
+    def extend(
+        self, observation: Tensor, action: Tensor, next_frame: Tensor, reward: Tensor, terminated: Tensor
+    ) -> None:
         """Appends transitions; the oldest are overwritten where the ring is full."""
         count = min(len(reward), self.capacity)
         at = (self.next + torch.arange(count, device=reward.device)) % self.capacity

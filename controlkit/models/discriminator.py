@@ -1,8 +1,8 @@
 """The dynamics reward's networks (MOREC, arXiv 2310.05422): snapshots of a discriminator, averaged.
 
 D_t(s, a, ds) is near 1 where the change ds of the state tags is what the plant does; the dynamics reward is
-r_D = -log(1 - mean_t D_t). Inputs are scaled; only the state tags' change is judged, so that an exogenous change (a door)
-is never called false.
+r_D = -log(1 - mean_t D_t). Inputs are scaled; only the state tags' change is judged, so that an exogenous change (a
+door) is never called false.
 """
 
 from __future__ import annotations

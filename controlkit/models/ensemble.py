@@ -1,12 +1,13 @@
 """The world model's networks: an ensemble of Gaussian predictors of the next state tags (PETS, arXiv 1805.12114).
 
-Only the change of the state tags is predicted, in scaled units; exogenous tags, static tags and history are known and are
-nobody's business here. Deviations from the MOREC authors' ensemble: a linear path around each member, and an activation
-without a kink that extrapolates along straight lines.
+Only the change of the state tags is predicted, in scaled units; exogenous tags, static tags and history are known and
+are nobody's business here. Deviations from the MOREC authors' ensemble: a linear path around each member, and an
+activation without a kink that extrapolates along straight lines.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -55,6 +56,20 @@ class GaussianEnsemble(nn.Module):
         self.net = BatchedMLP(
             members, observation_size + action_size, hidden, 2 * len(state_slots), act=act, generator=generator
         )
+
+    def decayed_parameters(self) -> list[nn.Parameter]:
+        """What weight decay acts on: the perceptrons, not the linear path around them."""
+        return list(self.net.body.parameters())
+
+    def elites_only(self) -> GaussianEnsemble:
+        """A copy that holds the elites alone, for places where nothing may be computed in vain."""
+        pruned = copy.deepcopy(self)
+        with torch.no_grad():
+            for parameter in pruned.parameters():  # every parameter's first dimension counts members
+                parameter.data = parameter.data[self.elites].clone()
+        pruned.members = len(self.elites)
+        pruned.elites = torch.arange(pruned.members, device=self.elites.device)
+        return pruned
 
     def scaled_change(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of the scaled change: (B, O), (B, m) -> (E, B, S), (E, B, S).

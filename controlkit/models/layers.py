@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -67,7 +68,7 @@ class BatchedMLP(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden]
         layers: list[nn.Module] = []
-        for size, following in zip(sizes[:-1], sizes[1:], strict=True):
+        for size, following in pairwise(sizes):
             layers += [BatchedLinear(members, size, following, generator), activation(act)]
         layers.append(BatchedLinear(members, sizes[-1], outputs, generator, output_gain))
         self.body = nn.Sequential(*layers)

@@ -2,27 +2,30 @@
 
 The networks see the whole observation and predict the change of the state tags alone. Exogenous tags come from the
 record, static tags stay, history shifts, the reward and the command limits come from the plant description.
-Training follows PETS (arXiv 1805.12114) as MOREC does: bootstrap per member, Gaussian likelihood, hold-out early stopping,
-elites by hold-out error. Deviations: the hold-out is cut in blocks of time (neighbouring rows share their history, so random
-rows would leak), the learning rate falls along a cosine, each member's linear path starts at its ridge solution (so that
-the perceptron learns what is left, and a linear plant is learned in closed form), and each keeps its best hold-out weights,
-that start included.
+Training follows PETS (arXiv 1805.12114) as MOREC does: bootstrap per member, Gaussian likelihood, hold-out early
+stopping, elites by hold-out error. Deviations: the hold-out is cut in blocks of time (neighbouring rows share their
+history, so random rows would leak), the learning rate falls along a cosine, each member's linear path starts at its
+ridge solution (so that the perceptron learns what is left, and a linear plant is learned in closed form), and each
+keeps its best hold-out weights, that start included.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from controlkit.config import DynamicsConfig, ScalingConfig
-from controlkit.errors import TrainingError
 from controlkit.layout import Layout
 from controlkit.models.ensemble import GaussianEnsemble
-from controlkit.models.layers import Affine, BatchedLinear
+from controlkit.models.layers import Affine
+from controlkit.models.observer import ObserverEnsemble
+from controlkit.morec.identification import fit_observers, require_finite, start_linear
 from controlkit.objective import CommandLimits, Objective
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
@@ -97,54 +100,72 @@ def fit_dynamics(
     bootstrap = torch.randint(
         len(train_rows), (config.members, len(train_rows)), generator=generator, device=train_rows.device
     )
-    _start_linear(ensemble, log, train_rows, bootstrap)
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": ensemble.net.body.parameters(), "weight_decay": config.weight_decay},
-            {"params": ensemble.net.skip.parameters() if ensemble.net.skip else [], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-    )
-    per_epoch = math.ceil(len(train_rows) / config.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.max_epochs, config.learning_rate * 0.01)
+    if isinstance(ensemble, ObserverEnsemble):
+        fit_observers(ensemble, log, train_rows, bootstrap, progress)
+    else:
+        start_linear(ensemble, log, train_rows, bootstrap)
     best = _member_error(ensemble, log, holdout_rows).cpu()  # (E,)
-    kept = {name: value.clone() for name, value in ensemble.net.state_dict().items()}
-    stale, epoch = 0, 0
-    progress.start("dynamics", config.max_epochs)
-    for epoch in range(1, config.max_epochs + 1):
-        order = torch.argsort(
-            torch.rand(bootstrap.shape, generator=generator, device=bootstrap.device), dim=1
-        )  # (E, T) a permutation per member
-        total = 0.0
-        for step in range(per_epoch):
-            chosen = order[:, step * config.batch_size : (step + 1) * config.batch_size]
-            rows = train_rows[bootstrap.gather(1, chosen)]  # (E, B)
-            loss = _likelihood_loss(ensemble, log, rows)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total += float(loss.detach())
-        if not math.isfinite(total):
-            raise TrainingError(
-                "the dynamics' loss is not a number",
-                where=f"dynamics, epoch {epoch}",
-                cure="Lower dynamics.learning_rate, or look for extreme values in the data.",
-            )
-        schedule.step()
-        error = _member_error(ensemble, log, holdout_rows).cpu()  # (E,)
-        # Every improvement is kept; only a gain of 1 % counts as a reason to go on.
-        stale = 0 if bool((error < 0.99 * best).any()) else stale + 1
-        _keep(ensemble, kept, error < best)
-        best = torch.minimum(best, error)
-        progress.advance(note=f"hold-out {best.mean():.4f}")
-        if stale >= config.patience:
-            break
-    ensemble.net.load_state_dict(kept)
+    epoch = 0
+    if ensemble.decayed_parameters():
+        best, epoch = _descend(ensemble, log, config, train_rows[bootstrap], holdout_rows, best, generator, progress)
     ensemble.elites.copy_(torch.argsort(best)[: len(ensemble.elites)])
     residuals = torch.cat([_residuals(ensemble, log, rows) for rows in holdout_rows.split(4096)])
     return DynamicsFit(
         residuals.square().mean(dim=0).sqrt(), best.sqrt(), residuals - residuals.mean(dim=0), epoch, holdout_rows
     )
+
+
+def _descend(
+    ensemble: GaussianEnsemble,
+    log: LoggedTransitions,
+    config: DynamicsConfig,
+    rows: Tensor,
+    holdout_rows: Tensor,
+    best: Tensor,
+    generator: torch.Generator,
+    progress: Progress,
+) -> tuple[Tensor, int]:
+    """Stochastic gradient descent over bootstrap rows (E, T) from where the ensemble stands; each member keeps its best
+    hold-out weights. Returns the best hold-out errors (E,) and the epochs trained."""
+    decayed = ensemble.decayed_parameters()
+    chosen = {id(parameter) for parameter in decayed}
+    others = [parameter for parameter in ensemble.parameters() if id(parameter) not in chosen]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+    )
+    per_epoch = math.ceil(rows.shape[1] / config.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.max_epochs, config.learning_rate * 0.01)
+    kept = {name: value.detach().clone() for name, value in ensemble.named_parameters()}
+    stale, epoch = 0, 0
+    progress.start("dynamics", config.max_epochs)
+    for epoch in range(1, config.max_epochs + 1):
+        # A permutation per member.
+        order = torch.argsort(torch.rand(rows.shape, generator=generator, device=rows.device), dim=1)  # (E, T)
+        total = torch.zeros((), device=rows.device)
+        for step in range(per_epoch):
+            batch = rows.gather(1, order[:, step * config.batch_size : (step + 1) * config.batch_size])  # (E, B)
+            loss = _likelihood_loss(ensemble, log, batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += loss.detach()
+        require_finite(float(total), f"dynamics, epoch {epoch}")
+        schedule.step()
+        error = _member_error(ensemble, log, holdout_rows).cpu()  # (E,)
+        # Every improvement is kept; only a gain of 1 % counts as a reason to go on.
+        stale = 0 if bool((error < 0.99 * best).any()) else stale + 1
+        better = error < best
+        for name, value in ensemble.named_parameters():
+            kept[name][better] = value.detach()[better]
+        best = torch.minimum(best, error)
+        progress.advance(note=f"hold-out {best.mean():.4f}")
+        if stale >= config.patience:
+            break
+    with torch.no_grad():
+        for name, value in ensemble.named_parameters():
+            value.copy_(kept[name])
+    return best, epoch
 
 
 class WorldModel:
@@ -178,47 +199,13 @@ class WorldModel:
         return torch.cat([next_frame, action, observation], dim=1)[:, self._shift]
 
 
-RIDGE = 1e-3
-
-
-@torch.no_grad()
-def _start_linear(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor, bootstrap: Tensor) -> None:
-    """Sets each member's linear path to the ridge solution on its bootstrap rows, the spread to its residual's."""
-    skip, last = ensemble.net.skip, ensemble.net.body[-1]
-    assert skip is not None and isinstance(last, BatchedLinear)
-    states = len(ensemble.state_slots)
-    size = skip.weight.shape[1] + 1
-    for member in range(ensemble.members):
-        gram = torch.zeros(size, size, dtype=torch.float64, device=rows.device)
-        moment = torch.zeros(size, states, dtype=torch.float64, device=rows.device)
-        square = torch.zeros(states, dtype=torch.float64, device=rows.device)
-        for part in rows[bootstrap[member]].split(16384):
-            observation = log.observe(part)
-            x = ensemble.input_scaler(torch.cat([observation, log.actions[part]], dim=1)).double()
-            x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-            y = ensemble.change_scaler(log.next_state(part) - observation[:, ensemble.state_slots]).double()
-            gram += x.T @ x
-            moment += x.T @ y
-            square += y.square().sum(dim=0)
-        # A small ridge decides only between columns that the log cannot tell apart.
-        shrink = RIDGE * torch.eye(size, dtype=torch.float64, device=rows.device)
-        shrink[-1, -1] = 0.0
-        solution = torch.linalg.solve(gram + shrink, moment)
-        variance = (square - (solution * moment).sum(dim=0)).clamp(min=0.0) / bootstrap.shape[1]
-        skip.weight[member].zero_()
-        skip.weight[member, :, :states] = solution[:-1].float()
-        skip.bias[member].zero_()
-        last.weight[member].zero_()
-        last.bias[member, 0, :states] = solution[-1].float()
-        last.bias[member, 0, states:] = variance.sqrt().clamp(min=1e-3).log().float()
-
-
 def _likelihood_loss(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor) -> Tensor:
     observation = log.observe(rows)
     target = ensemble.change_scaler(log.next_state(rows) - observation[..., ensemble.state_slots])
     mean, log_std = ensemble.scaled_change(observation, log.actions[rows])
     # Members do not share parameters: the sum over members trains each as if it were alone.
-    return (0.5 * ((target - mean) * torch.exp(-log_std)).square() + log_std).mean(dim=(1, 2)).sum()
+    each: Tensor = 0.5 * ((target - mean) * torch.exp(-log_std)).square() + log_std
+    return each.mean(dim=(1, 2)).sum()
 
 
 @torch.no_grad()
@@ -240,11 +227,6 @@ def _residuals(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor)
     return residuals
 
 
-def _keep(ensemble: GaussianEnsemble, kept: dict[str, Tensor], better: Tensor) -> None:
-    for name, value in ensemble.net.state_dict().items():
-        kept[name][better] = value[better]
-
-
 def _blocks(rows: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Cuts rows into blocks of time and holds out a random share of the blocks, at least one."""
     blocks = min(HOLDOUT_BLOCKS, max(2, len(rows) // 2))
@@ -254,13 +236,13 @@ def _blocks(rows: Tensor, share: float, generator: torch.Generator) -> tuple[Ten
     return rows[~out], rows[out]
 
 
-def _floored(values: np.ndarray, half_range: np.ndarray, min_spread: float) -> Scaler:  # type: ignore[type-arg]
+def _floored(values: npt.NDArray[np.float32], half_range: npt.NDArray[np.floating[Any]], min_spread: float) -> Scaler:
     fitted = Scaler.fit(values)
     constant = values.std(axis=0) <= 1e-7
     spread = np.where(constant, 0.0, fitted.spread)
     return Scaler(fitted.centre, np.maximum(spread, min_spread * half_range).astype(np.float32))
 
 
-def _sampled(log: LoggedTransitions) -> np.ndarray:  # type: ignore[type-arg]
+def _sampled(log: LoggedTransitions) -> npt.NDArray[np.float32]:
     every = math.ceil(len(log.rows) / 100_000)
     return np.asarray(log.observe(log.rows[::every]).cpu().numpy())

@@ -1,8 +1,8 @@
 """Stage 1 of MOREC (arXiv 2310.05422): learn the dynamics reward by inverse reinforcement learning.
 
 The plant's dynamics is seen as an agent: its state is (s, a), its action the next state. A discriminator learns to tell
-recorded transitions from false ones; snapshots of it, averaged, give r_D = -log(1 - D). Where the false ones come from is
-`method`:
+recorded transitions from false ones; snapshots of it, averaged, give r_D = -log(1 - D). Where the false ones come from
+is `method`:
 
 - `adversarial`, the paper's inverse RL: a generator model, rolled out over several steps with commands of the cloned
   behaviour policy, is trained to maximise -log(1 - D). Deviation: by the pathwise gradient through its reparametrised
@@ -197,16 +197,16 @@ def _snapshot_updates(config: DynamicsRewardConfig) -> Sequence[int]:
     """The updates after which a snapshot is taken: evenly over the last share of training, the last one included."""
     first = config.updates * (1.0 - config.snapshot_share)
     span = config.updates - first
-    return [
-        max(1, round(first + span * (i + 1) / config.snapshots)) for i in range(config.snapshots)
-    ]
+    return [max(1, round(first + span * (i + 1) / config.snapshots)) for i in range(config.snapshots)]
 
 
 def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, where: str) -> None:
     if not math.isfinite(loss.item()):
         raise TrainingError(
-            "the loss is not a number", where=where, cure="Lower the learning rate, or look for extreme values in the data."
+            "the loss is not a number",
+            where=where,
+            cure="Lower the learning rate, or look for extreme values in the data.",
         )
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()

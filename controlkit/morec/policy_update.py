@@ -1,9 +1,9 @@
 """Soft actor-critic (arXiv 1801.01290, 1812.05905) on a mixture of logged and model transitions.
 
-Deviations: the critics judge the command after the plant's clamp and rate limit (with a straight-through gradient), so that
-the policy is trained on what the plant will get; an optional anchor pulls the policy towards the cloned operator; target
-values are never clamped (the published MOBILE clamps them at 0, which ruins tasks with negative rewards); the actor that is
-kept may be the average over the last updates.
+Deviations: the critics judge the command after the plant's clamp and rate limit (with a straight-through gradient), so
+that the policy is trained on what the plant will get; an optional anchor pulls the policy towards the cloned operator;
+target values are never clamped (the published MOBILE clamps them at 0, which ruins tasks with negative rewards); the
+actor that is kept may be the average over the last updates.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class PolicyLearner:
         alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
             wish, log_density = self.actor.sample(batch.next_observation, generator)
-            following = self.targets(batch.next_observation, self.limits.apply(wish, batch.next_observation)).amin(dim=0)
+            following = self.targets(batch.next_observation, self.limits.apply(wish, batch.next_observation)).amin(
+                dim=0
+            )
             value = following - alpha * log_density
             target = batch.reward / self.reward_spread + self.config.gamma * (1.0 - batch.terminated) * value
         critic_loss = (self.critics(batch.observation, batch.action) - target).square().mean(dim=1).sum()
@@ -98,7 +100,9 @@ class PolicyLearner:
                 target_weight.lerp_(weight, self.config.tau)
         self.updates += 1
         self._average()
-        return PolicyLosses(critic_loss.detach(), actor_loss.detach(), alpha, -log_density.detach().mean(), q.detach().mean())
+        return PolicyLosses(
+            critic_loss.detach(), actor_loss.detach(), alpha, -log_density.detach().mean(), q.detach().mean()
+        )
 
     def final_actor(self) -> Actor:
         """The actor to keep: the average over the last share of updates, or the last one where none was asked for."""
@@ -154,5 +158,5 @@ _PARTS = ("actor", "critics", "targets", "averaged", "actor_optimiser", "critic_
 
 def _step(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()

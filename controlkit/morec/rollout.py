@@ -1,4 +1,4 @@
-"""Model rollouts: a policy in the world model, along recorded exogenous tags, with the exported clamp and rate limit."""
+"""Model rollouts: a policy in the world model, along recorded exogenous tags, clamped and rate limited as exported."""
 
 from __future__ import annotations
 
@@ -51,11 +51,13 @@ def roll_out(
     length: int,
     generator: torch.Generator,
     residuals: Tensor | None = None,
+    member_per_rollout: bool = False,
 ) -> Rollouts:
     """Rolls `policy` out from recorded observations.
 
-    A rollout ends after `length` steps, where the plant trips (`terminated`), where no candidate is accepted (the rejected
-    transition is discarded; the row before it bootstraps as usual), or where the record of the exogenous tags ends.
+    A rollout ends after `length` steps, where the plant trips (`terminated`), where no candidate is accepted (the
+    rejected transition is discarded; the row before it bootstraps as usual), or where the record of the exogenous tags
+    ends.
 
     Args:
         world: structure, reward and limits of the plant.
@@ -66,13 +68,18 @@ def roll_out(
         length: steps at most.
         generator: random draws.
         residuals: (R, S) recorded one-step residuals, one of which is added to each chosen transition; `None` for none.
+        member_per_rollout: every rollout lives in the world of one elite, drawn at its start.
     """
     observation, rollout = log.observe(rows), torch.arange(len(rows), device=rows.device)
+    elites = len(transition_filter.ensemble.elites)
+    member: Tensor | None = None
+    if member_per_rollout:
+        member = torch.randint(elites, (len(rows),), generator=generator, device=rows.device)
     steps: list[tuple[Tensor, ...]] = []
     rejected = ran_out = 0
     for step in range(length):
         action = world.limits.apply(policy(observation), observation)
-        chosen = transition_filter(observation, action, generator)
+        chosen = transition_filter(observation, action, generator, member)
         state = chosen.state
         if residuals is not None:
             draw = torch.randint(len(residuals), (len(state),), generator=generator, device=state.device)
@@ -101,9 +108,11 @@ def roll_out(
         ran_out += int((kept & ~terminated & ~lasting).sum())
         alive = kept & ~terminated & lasting
         observation, rollout, rows = following[alive], rollout[alive], rows[alive] + 1
+        member = None if member is None else member[alive]
         if not len(rows):
             break
-    return Rollouts(*(torch.cat(parts) for parts in zip(*steps, strict=True)), rejected, ran_out)
+    joined = [torch.cat(parts) for parts in zip(*steps, strict=True)]
+    return Rollouts._make([*joined, rejected, ran_out])
 
 
 def start_rows(log: LoggedTransitions, config: RolloutConfig, generator: torch.Generator) -> Tensor:

@@ -86,7 +86,9 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     while learner.updates < config.policy.updates:
         rows = start_rows(log, rollout, generator)
         explore = _exploring(models, generator)
-        rolled = roll_out(world, chooser, explore, log, rows, rollout.length, generator, residuals)
+        rolled = roll_out(
+            world, chooser, explore, log, rows, rollout.length, generator, residuals, rollout.member_per_rollout
+        )
         reward = training_reward(rolled, world, rollout, spread)
         ring.extend(rolled.observation, rolled.action, rolled.next_frame, reward, rolled.terminated)
         for _ in range(min(rollout.every, config.policy.updates - learner.updates)):
@@ -184,8 +186,8 @@ def _policy_row(updates: int, losses: Any, rolled: Any, starts: int) -> dict[str
 def _warn_if_all_rejected(rolled: Any, rows: torch.Tensor, chooser: TransitionFilter, progress: Progress) -> None:
     if len(rolled.reward) == 0:
         progress.message(
-            f"Warning: the threshold {chooser.threshold:.3g} ended every rollout at its first step, so the policy learns "
-            f"from the log alone. Lower filter.threshold or raise filter.survival."
+            f"Warning: the threshold {chooser.threshold:.3g} ended every rollout at its first step, so the policy "
+            f"learns from the log alone. Lower filter.threshold or raise filter.survival."
         )
 
 

@@ -45,11 +45,17 @@ class TransitionFilter:
         self.ensemble, self.reward, self.config, self.threshold = ensemble, reward, config, threshold
 
     @torch.no_grad()
-    def __call__(self, observation: Tensor, action: Tensor, generator: torch.Generator) -> Chosen:
-        """The chosen transitions of a batch: (B, O), (B, m)."""
+    def __call__(
+        self, observation: Tensor, action: Tensor, generator: torch.Generator, member: Tensor | None = None
+    ) -> Chosen:
+        """The chosen transitions of a batch: (B, O), (B, m).
+
+        Where `member` (B,) is given, each row's candidates come from that elite alone.
+        """
         means, stds = self.ensemble(observation, action)  # (E, B, S) each
-        candidates = self.candidates(means, stds, generator)  # (C, B, S)
         rows = torch.arange(len(observation), device=observation.device)
+        own = (means, stds) if member is None else (means[member, rows][None], stds[member, rows][None])
+        candidates = self.candidates(*own, generator)  # (C, B, S)
         if self.config.enabled:
             scores = self.scores(observation, action, candidates)  # (C, B)
             if self.config.choose == "argmax":

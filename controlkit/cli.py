@@ -1,0 +1,236 @@
+"""The command line: the only place that composes the rooms. Heavy packages are imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controlkit.errors import ControlkitError
+
+app = typer.Typer(
+    name="controlkit",
+    help="From a plant log to a controller that is evaluated offline and runs safely at the edge.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DEBUG = "--debug"
+INTERRUPTED = 130
+
+Data = Annotated[Path, typer.Option(help="Data set, as 'ingest' wrote it.", show_default=False)]
+Seed = Annotated[int, typer.Option(min=0, help="Every random number follows from it.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and end.", is_eager=True)] = False,
+) -> None:
+    del debug  # read from the arguments by `main`, so that it may stand after the command, too
+    if version:
+        import controlkit
+
+        print(controlkit.__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: controlkit collect refrigerator --out log.csv --episodes 10")
+def collect(
+    task: Annotated[str, typer.Argument(help="Name of a simulated task, such as refrigerator.")],
+    out: Annotated[Path, typer.Option(help="File to write; csv, parquet or npz by its suffix.", show_default=False)],
+    episodes: Annotated[int, typer.Option(min=1)] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Write a log of a task's behaviour policy, as a plant's historian would export it."""
+    from controlkit.progress import progress_bar
+    from envs.collect import collect as collect_log
+
+    with progress_bar() as progress:
+        log = collect_log(task, out, episodes=episodes, seed=seed, progress=progress)
+    print(f"{log.path}: {log.samples} samples in {log.episodes} episodes, {log.rows} rows")
+
+
+@app.command(epilog="Example: controlkit ingest plants/refrigerator.yaml log.csv --out data")
+def ingest(
+    plant: Annotated[Path, typer.Argument(help="Plant description (YAML), or the name of a shipped one.")],
+    sources: Annotated[list[Path], typer.Argument(help="Log files: CSV or Parquet, long or wide.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the data set.", show_default=False)] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only report on the data's quality.")] = False,
+) -> None:
+    """Turn a plant log into a data set and a data-quality report."""
+    from controlkit.configs import find_config
+    from controlkit.ingest import ingest as ingest_log
+    from controlkit.progress import progress_bar
+    from controlkit.spec import PlantSpec
+
+    if (out is None) != check:
+        raise ControlkitError("give either --out FOLDER or --check", where="controlkit ingest")
+    spec = PlantSpec.load(find_config("plants", plant))
+    with progress_bar() as progress:
+        result = ingest_log(spec, sources, out, progress=progress)
+    print(result.quality.text())
+    if out is not None:
+        print(f"\n{out}: {len(result.dataset.transitions)} usable steps; see {out / 'quality.html'}")
+
+
+@app.command(epilog="Example: controlkit train runs/refrigerator.yaml --data data --out run --set seed=1")
+def train(
+    run: Annotated[Path, typer.Argument(help="Run configuration (YAML), or the name of a shipped one.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder.", show_default=False)],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override one field: section.field=value.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that holds a run.")] = False,
+) -> None:
+    """Train a controller from a data set with MOREC; Ctrl-C is safe, --resume goes on."""
+    from controlkit.artifacts import RunFolder
+    from controlkit.config import RunConfig
+    from controlkit.configs import find_config
+    from controlkit.morec.train import require_resumable
+    from controlkit.morec.train import train as train_run
+    from controlkit.progress import progress_bar
+
+    config = RunConfig.load(find_config("runs", run), set_ or ())
+    dataset, record = _dataset(data)
+    if resume:
+        folder = RunFolder.open(out)
+        require_resumable(folder)
+        folder.require_data(record, str(data))
+        folder.require_config(config)
+    else:
+        folder = RunFolder.create(out, config, dataset, record, replace=overwrite)
+    with progress_bar() as progress:
+        train_run(folder, dataset, progress)
+    print(f"{out}: trained; next: controlkit evaluate {out} --data {data}")
+
+
+@app.command(epilog="Example: controlkit evaluate run --data data    (exit code 0 GO TO SHADOW, 10, 11, 12: see above)")
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared in one report.")],
+    data: Data,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rollouts and bootstrap draws.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Write the offline evaluation report: may this policy go on the plant?
+
+    Exit code: 0 GO TO SHADOW, 10 INCONCLUSIVE, 11 NO-GO, 12 NO VERDICT.
+    """
+    from controlkit.artifacts import RunFolder
+    from controlkit.evaluation import EXIT_CODES, write_report
+    from controlkit.evaluation import evaluate as evaluate_runs
+    from controlkit.progress import progress_bar
+
+    dataset, record = _dataset(data)
+    folders = [RunFolder.open(path) for path in runs]
+    for folder in folders:
+        folder.require_data(record, str(data))
+    with progress_bar() as progress:
+        report = evaluate_runs(folders, dataset, quick=quick, progress=progress, seed=seed)
+    write_report(report, folders[0].path)
+    print(f"{report.verdict}\n" + "\n".join(f"  - {reason}" for reason in report.reasons))
+    print(f"Report: {folders[0].path / 'report.html'}")
+    raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+@app.command(epilog="Example: controlkit export run --out bundle --override 'trial on the simulator'")
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder, trained and evaluated.")],
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.", show_default=False)],
+    key: Annotated[Path | None, typer.Option(help="Ed25519 private key (PEM) to sign with.")] = None,
+    override: Annotated[str | None, typer.Option(help="Why to export in spite of the verdict; is stored.")] = None,
+) -> None:
+    """Export the controller with its safety wrapper as ONNX; refuses on any failed gate."""
+    from controlkit.artifacts import RunFolder
+    from controlkit.progress import progress_bar
+    from deploy.export import export_bundle
+
+    with progress_bar() as progress:
+        result = export_bundle(RunFolder.open(run), out, key=key, override=override, progress=progress)
+    print(f"{out}: parity with torch within {result.parity_max_diff:.1e} of the span; verdict {result.verdict}")
+
+
+@app.command(epilog="Example: controlkit verify bundle --key plant.pub")
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    key: Annotated[Path | None, typer.Option(help="Public key (PEM) that the signature must match.")] = None,
+) -> None:
+    """Check a bundle: signature, hashes, graph and golden vectors."""
+    from deploy.bundle import verify_bundle
+
+    for check in verify_bundle(bundle, public_key=key):
+        print(f"ok: {check}")
+
+
+@app.command(epilog="Example: controlkit run bundle --plant sim:refrigerator --steps 2000")
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    plant: Annotated[str, typer.Option(help="sim:TASK.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1)] = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Run a bundle on a plant; so far on a simulated one."""
+    from deploy.bundle import load_bundle
+    from deploy.runtime.loop import require_simulated, run_simulation
+    from deploy.runtime.session import ControllerSession
+    from envs.tasks import get_task
+
+    task = get_task(require_simulated(plant))
+    session = ControllerSession(load_bundle(bundle))
+    record = run_simulation(session, task.make(), seed=seed, steps=steps)
+    print(record.text())
+
+
+@app.command(epilog="Example: controlkit benchmark refrigerator --out docs/results/refrigerator --seeds 3")
+def benchmark(
+    suite: Annotated[str, typer.Argument(help="Name of the suite: refrigerator.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json and tables.", show_default=False)],
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs per setting.")] = 3,
+) -> None:
+    """Rerun the figures that the documentation cites."""
+    from controlkit.benchmarks import get_suite
+    from controlkit.progress import progress_bar
+
+    with progress_bar() as progress:
+        print(get_suite(suite)(out, seeds, progress))
+
+
+def _dataset(path: Path) -> tuple[Any, dict[str, Any]]:
+    from controlkit.dataset import RECORD, TransitionDataset
+    from controlkit.files import read_json
+
+    return TransitionDataset.load(path), read_json(path / RECORD)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line. Errors that a user can mend are one line on standard error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in arguments
+    try:
+        app([argument for argument in arguments if argument != DEBUG], prog_name="controlkit")
+    except ControlkitError as problem:
+        if debug:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; nothing is half-written, 'train --resume' goes on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as problem:
+        if debug:
+            raise
+        what = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        print(f"error: an unexpected problem ({what}). Please report it with the output of --debug.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

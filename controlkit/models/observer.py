@@ -1,0 +1,112 @@
+"""State observers: world-model members in innovations form (Ljung, System Identification, 2nd ed., ch. 4.3 and 7).
+
+A window of noisy measurements says two things: what the plant's state is now, and how the plant moves. A perceptron
+over the whole window must learn both at once and extrapolates in all of the window's dimensions. An observer separates
+them: one step function x' = f(x, known, command), applied along the window and corrected by every measurement with a
+gain of its own,
+
+    x <- x + K_k (y_k - x),    x <- f(x, known_k, command_k),    k = depth .. 0,
+
+so that only f, which lives in a few dimensions, has to be learned and extrapolated. f is bilinear: linear in state,
+known tags (exogenous and static) and commands, and in the products of the known tags with state and commands (a linear
+parameter-varying model: a door or a load changes the plant's gains); an optional perceptron adds the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.models.layers import Activation, BatchedLinear, BatchedMLP
+
+
+class ObserverEnsemble(GaussianEnsemble):
+    """E observers with the interface of `GaussianEnsemble`.
+
+    Args:
+        observation_size: O.
+        window: slots of the state tags (D + 1, S), of the other frame tags (D + 1, X) and of the commands (D, m) along
+            the window, the oldest first (`Layout.observer_window`).
+        members: E.
+        hidden: hidden layers of the additional perceptron; empty for none.
+        act: its activation.
+        generator: draws the initial weights.
+    """
+
+    states_at: Tensor
+    known_at: Tensor
+    commands_at: Tensor
+
+    def __init__(
+        self,
+        observation_size: int,
+        window: tuple[Tensor, Tensor, Tensor],
+        *,
+        members: int,
+        hidden: Sequence[int],
+        act: Activation,
+        generator: torch.Generator,
+    ) -> None:
+        states_at, known_at, commands_at = window
+        (depth, commands), states, known = commands_at.shape, states_at.shape[1], known_at.shape[1]
+        slots = states_at[-1].tolist()
+        super().__init__(observation_size, commands, slots, members=members, hidden=(), act=act, generator=generator)
+        del self.net  # the perceptron over the whole window, whose place the observer takes
+        self.depth = depth
+        for name, at in (("states_at", states_at), ("known_at", known_at), ("commands_at", commands_at)):
+            self.register_buffer(name, at.clone())
+        features = states + known + commands
+        products = known * (states + commands)
+        self.bilinear = BatchedLinear(members, features + products, states, generator, 0.0)
+        self.perceptron = (
+            BatchedMLP(members, features, hidden, states, act=act, generator=generator, output_gain=0.0, skip=False)
+            if hidden
+            else None
+        )
+        # The gains of a filter that averages: half of the second measurement, a third of the third, ...
+        start = torch.zeros(members, depth, states, states)
+        for k in range(depth):
+            start[:, k] = torch.eye(states) / (k + 2)
+        self.gains = nn.Parameter(start)
+        self.log_std = nn.Parameter(torch.zeros(members, 1, states))
+
+    def decayed_parameters(self) -> list[nn.Parameter]:
+        """The perceptron's weights; what is linear is not decayed."""
+        return list(self.perceptron.parameters()) if self.perceptron is not None else []
+
+    def scaled_change(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """As `GaussianEnsemble.scaled_change`: (B, O), (B, m) -> (E, B, S) twice."""
+        if observation.dim() == 2:
+            observation = observation.expand(self.members, *observation.shape)
+            action = action.expand(self.members, *action.shape)
+        x = observation.index_select(-1, self.states_at[0])  # (E, B, S)
+        for k in range(self.depth + 1):
+            if k:
+                measured = observation.index_select(-1, self.states_at[k])
+                x = x + torch.matmul(measured - x, self.gains[:, k - 1].transpose(1, 2))
+            command = observation.index_select(-1, self.commands_at[k]) if k < self.depth else action
+            x = self._step(x, observation.index_select(-1, self.known_at[k]), command)
+        change = x - observation.index_select(-1, self.state_slots)
+        return self.change_scaler(change), self.log_std.expand_as(change)
+
+    def features(self, state: Tensor, known: Tensor, command: Tensor) -> Tensor:
+        """Scaled state, known tags and command, then the products of the known tags with the other two: (E, B, F)."""
+        centre, spread = self.input_scaler.centre, self.input_scaler.spread
+        now, size = self.known_at[-1], len(centre) - command.shape[-1]
+        x = (state - centre[self.state_slots]) / spread[self.state_slots]
+        w = (known - centre[now]) / spread[now]
+        u = (command - centre[size:]) / spread[size:]
+        moved = torch.cat([x, u], dim=-1)
+        products = [w[..., i : i + 1] * moved for i in range(w.shape[-1])]
+        return torch.cat([x, w, u, *products], dim=-1)
+
+    def _step(self, state: Tensor, known: Tensor, command: Tensor) -> Tensor:
+        features = self.features(state, known, command)
+        change: Tensor = self.bilinear(features)
+        if self.perceptron is not None:
+            size = state.shape[-1] + known.shape[-1] + command.shape[-1]
+            change = change + self.perceptron(features[..., :size])
+        return state + self.change_scaler.invert(change)
