@@ -253,7 +253,8 @@ class TransitionDataset:
         spec = PlantSpec.load(path / SPEC)
         if spec.sha256() != record.get("spec_sha256"):
             raise ArtifactError("does not match its hash", where=str(path / SPEC), cure="Ingest again.")
-        Layout.from_spec(spec).require_same(Layout.from_dict(read_json(path / LAYOUT)), str(path))
+        stored = Layout.from_dict(read_json(path / LAYOUT), str(path / LAYOUT))
+        Layout.from_spec(spec).require_same(stored, str(path))
         table = pq.read_table(path / TABLE)
 
         def stacked(names: Sequence[str], kind: Any) -> npt.NDArray[Any]:

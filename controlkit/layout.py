@@ -205,8 +205,8 @@ class Layout:
         }
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Layout:
-        """Reads what `to_dict` wrote.
+    def from_dict(cls, content: dict[str, Any], where: str = "") -> Layout:
+        """Reads what `to_dict` wrote; `where` names the file in an error.
 
         Raises:
             ArtifactError: a field is missing or unknown.
@@ -220,7 +220,8 @@ class Layout:
                 period_s=content["period_s"],
             )
         except (KeyError, TypeError) as problem:
-            raise ArtifactError(f"the observation layout is damaged ({problem})", cure="Make it again.") from None
+            what = f"the observation layout is damaged ({problem})"
+            raise ArtifactError(what, where=where, cure="Make it again.") from None
 
     def require_same(self, other: Layout, where: str) -> None:
         """Checks a border between two artifacts.

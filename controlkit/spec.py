@@ -35,6 +35,8 @@ UNITS: frozenset[str] = frozenset(
 Interval = tuple[float, float]
 # Columns of a data set beside the tags.
 RESERVED = ("time_ns", "episode", "reward", "terminated", "truncated")
+# Share of its size below which an interval's two ends may be the same number in float32.
+_NARROWEST = 1e-6
 _TAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
 
 
@@ -119,6 +121,8 @@ class Tag(Strict):
         for name, interval in (("range", self.range), ("limits", self.limits)):
             if interval is not None and not interval[0] < interval[1]:
                 raise ValueError(f"{name} {list(interval)} must rise from low to high")
+            if interval is not None and interval[1] - interval[0] <= _NARROWEST * max(map(abs, interval)):
+                raise ValueError(f"{name} {list(interval)} is too narrow for numbers of seven digits (float32)")
         if self.limits is not None and not (self.range[0] <= self.limits[0] and self.limits[1] <= self.range[1]):
             raise ValueError(f"limits {list(self.limits)} must lie inside range {list(self.range)}")
         actions_only = {"max_rate_per_s": self.max_rate_per_s, "safe": self.safe, "fallback": self.fallback}

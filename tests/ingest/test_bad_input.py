@@ -1,4 +1,4 @@
-"""Every log that cannot be used: one line that names the file, the place and the cure; nothing written, nothing lost."""
+"""Every log that cannot be used: one line that names file, place and cure; nothing written, nothing lost."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def test_text_in_a_number_column_names_the_line(spec, rows, write_long, tmp_path
     wide = tmp_path / "wide.csv"
     # A quoted line break and blank lines: the line that an editor shows is meant, not the number of the record.
     wide.write_text(
-        'timestamp,TT-101,door,power\n2024-01-01 00:00:00,1,0,1\n\n"2024-01-01 00:00:01",2,0,"\n3"\n\n2024-01-01 00:00:02,1,"1,5",1\n'
+        "timestamp,TT-101,door,power\n2024-01-01 00:00:00,1,0,1\n\n"
+        '"2024-01-01 00:00:01",2,0,"\n3"\n\n2024-01-01 00:00:02,1,"1,5",1\n'
     )
     refused(spec, wide, "'1,5' is no number", "decimal point", where=f"{wide}, line 7")
 
@@ -299,7 +300,7 @@ def test_an_unknown_key_or_tag_of_the_plant_file_names_line_and_nearest(tmp_path
             assert part in str(caught.value)
 
 
-# Earlier artifacts stay -------------------------------------------------------------------------------------------------
+# Earlier artifacts stay ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

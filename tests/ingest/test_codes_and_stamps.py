@@ -1,0 +1,130 @@
+"""Quality codes, units and time stamps, each against known answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlkit.errors import DataError
+from controlkit.ingest.columns import same_unit
+from controlkit.ingest.quality import good_codes
+from controlkit.ingest.timestamps import NAIVE, epoch_unit_ns, iso, text_expressions, to_utc
+
+NS = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("codes", "good", "unknown"),
+    [
+        (["good", " GOOD ", "Bad", "Uncertain", "Substituted", "", None], {"good", " GOOD "}, ()),
+        (["192", "216", "0xC0", "64", "24", "0"], {"192", "216", "0xC0"}, ()),
+        (["0", "2147483648", "1073741824"], {"0"}, ()),
+        (["192.0", "0.0", "12.5"], {"192.0"}, ("12.5",)),
+        (["ok", "0"], {"ok"}, ()),
+        (["good", "Guut"], {"good"}, ("guut",)),
+    ],
+)
+def test_known_codes(codes, good, unknown):
+    assert good_codes(codes, "log.csv") == (frozenset(good), unknown)
+
+
+@pytest.mark.parametrize("codes", [["0"], ["0", "192", "2147483648"], ["0", "bad"]])
+def test_a_zero_that_may_mean_either_is_an_error(codes):
+    with pytest.raises(DataError, match=r"log\.csv: the quality code 0"):
+        good_codes(codes, "log.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("°C", "degC"),
+        (" degC", "degC"),
+        ("m³/h", "m^3/h"),
+        ("µS/cm", "uS/cm"),
+        ("", "1"),
+        ("K", "K"),
+        ("furlong", "furlong"),
+    ],
+)
+def test_spellings_of_units(text, unit):
+    assert same_unit(text) == unit
+
+
+def parsed(text):
+    local, offset = text_expressions("x")
+    found = duckdb.execute(f"SELECT {local}, {offset} FROM (SELECT ?::VARCHAR AS x)", [text]).fetchone()
+    if found[0] is None:
+        return None
+    return int(to_utc(np.array([found[0]]), np.array([found[1]]), "UTC")[0][0])
+
+
+@given(
+    st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)),
+    st.integers(-14 * 60, 14 * 60),
+    st.sampled_from(["{:%Y-%m-%dT%H:%M:%S.%f}{}", "{:%Y-%m-%d %H:%M:%S.%f} {}", "{:%Y-%m-%d %H:%M:%S.%f}{}"]),
+    st.sampled_from([":", ""]),
+)
+def test_every_offset_is_applied(moment, minutes, form, colon):
+    sign = "-" if minutes < 0 else "+"
+    offset = f"{sign}{abs(minutes) // 60:02d}{colon}{abs(minutes) % 60:02d}"
+    expected = datetime.fromisoformat(f"{moment.isoformat()}{sign}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}")
+    since = expected - datetime(1970, 1, 1, tzinfo=UTC)
+    assert (
+        parsed(form.format(moment, offset))
+        == ((since.days * 86_400 + since.seconds) * 10**6 + since.microseconds) * 1000
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2024-01-01", "2024-01-01T00:00:00Z"),
+        ("2024-01-01 10:20", "2024-01-01T10:20:00Z"),
+        (" 2024-01-01t10:20:30.123456789z ", "2024-01-01T10:20:30.123456789Z"),
+        ("2024-01-01 10:20:30 UTC", "2024-01-01T10:20:30Z"),
+        ("2024-01-01T10:20:30-02", "2024-01-01T12:20:30Z"),
+        ("2024-01-01T10:20:30.5+0530", "2024-01-01T04:50:30.5Z"),
+        ("2024-1-1 10:20:30", None),
+        ("2024-01-01 10:20:30 CET", None),
+        ("2024-01-01+02:00", None),
+        ("infinity", None),
+        ("2024-13-01T00:00:00Z", None),
+        ("2024-01-01T25:00:00Z", None),
+        ("2024-01-01T10:20:30,5Z", None),
+    ],
+)
+def test_known_stamps(text, time):
+    found = parsed(text)
+    assert (None if found is None else iso(found)) == time
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"])
+def test_local_time_agrees_with_the_time_zone_database_all_year(zone):
+    seconds = np.arange(0, 366 * 86_400, 1_800) + 1_704_067_200
+    times = [datetime.fromtimestamp(int(s), ZoneInfo(zone)) for s in seconds]
+    local = np.array([int(t.replace(tzinfo=UTC).timestamp()) * NS for t in times])
+    utc, wrong = to_utc(local, np.full(len(local), NAIVE), zone)
+    # A clock shown twice cannot be told apart; both times of it are refused, and all others come back.
+    shown, count = np.unique(local, return_counts=True)
+    np.testing.assert_array_equal(wrong, np.isin(local, shown[count > 1]))
+    np.testing.assert_array_equal(utc[~wrong], seconds[~wrong] * NS)
+
+
+def test_a_clock_that_is_skipped_is_refused():
+    spring = [f"2024-03-31T{clock}" for clock in ("01:59:59", "02:00:00", "02:59:59", "03:00:00")]
+    local = np.array([int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * NS for text in spring])
+    utc, wrong = to_utc(local, np.full(4, NAIVE), "Europe/Berlin")
+    assert wrong.tolist() == [False, True, True, False]
+    assert utc[3] - utc[0] == NS
+
+
+def test_the_unit_of_a_number_follows_from_its_size():
+    assert [epoch_unit_ns(1.7 * 10.0**k) for k in (9, 12, 15, 18)] == [NS, 1_000_000, 1_000, 1]
+    assert epoch_unit_ns(0) == NS
+    assert epoch_unit_ns(1e19) is None
