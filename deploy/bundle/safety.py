@@ -75,8 +75,8 @@ class Thresholds(Record):
 
     Attributes:
         frozen_repeats: per state tag, exact repeats from which it counts as frozen; `None` where the rule is off.
-        shortfall_mean, shortfall_std: of the healthy observed shortfall: the dynamics reward of what the elites
-            expected minus that of what was observed, at the same observation and command.
+        shortfall_mean, shortfall_std: of the healthy observed shortfall: the evidence (log odds behind the dynamics
+            reward) of what the elites expected minus that of what was observed, at the same observation and command.
         shortfall_limit: standardised shortfall of one step beyond which trust is cut.
         ewma_limit, cusum_limit: the same for the moving average and the cumulative sum.
         score_soft, score_stop: predicted dynamics reward below which trust falls, and is nothing.

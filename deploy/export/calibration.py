@@ -1,9 +1,9 @@
 """Thresholds from the calibration part of the split, and from the policy in closed loop with the learned model.
 
 The observed check compares what was measured with what the elites expected, at the same observation and command: the
-shortfall r_D(expected) - r_D(observed). Ground that is unfamiliar to the networks lowers both alike, so that a policy
-that acts outside the log does not trip it, while a sensor or a plant that has changed does; an exogenous step (a door)
-does not either, as only the state tags' change is judged.
+shortfall of evidence (the log odds behind the dynamics reward), expected minus observed. Ground that is unfamiliar to
+the networks lowers both alike, so that a policy that acts outside the log does not trip it, while a sensor or a plant
+that has changed does; an exogenous step (a door) does not either, as only the state tags' change is judged.
 
 Healthy values come from two sources, and a threshold covers both: the recorded transitions of the calibration part, and
 the policy's own closed loop in the model, driven by the recorded exogenous tags and the residuals that the run kept.
@@ -30,6 +30,8 @@ CHUNK = 4096
 # A score is never below 0: a threshold a little below it never acts.
 NEVER = -1e-3
 MIN_TRANSITIONS = 50
+# Standard deviations that a healthy step may reach, however short the calibration part was.
+LEAST_EXTREME = 3.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Judged:
     """Checks' values on T healthy steps; a path is a run of consecutive steps.
 
     Attributes:
-        shortfall: (T,) dynamics reward expected minus observed.
+        shortfall: (T,) evidence expected minus observed.
         spread, score: (T,) of the predicted transition under the policy's command.
         path: (T,) number of the path, rising.
     """
@@ -96,7 +98,7 @@ def calibrate(
         frozen_repeats=_frozen(data, safety),
         shortfall_mean=mean,
         shortfall_std=std,
-        shortfall_limit=max(safety.observed_margin * allowed["shortfall"], safety.shortfall_cap),
+        shortfall_limit=safety.observed_margin * max(allowed["shortfall"], LEAST_EXTREME),
         ewma_limit=max(safety.observed_margin * allowed["ewma"], safety.ewma_weight * safety.shortfall_cap),
         cusum_limit=max(safety.observed_margin * allowed["cusum"], safety.shortfall_cap),
         score_soft=soft_score if soft_score > 0.0 else NEVER,
@@ -124,12 +126,12 @@ def _judge_log(
         action = torch.from_numpy(data.actions[chunk])
         following = torch.from_numpy(data.frames[chunk + 1][:, columns])
         expected, spread = judge.expect(observation, action)
-        score = judge.score(observation, action, expected)
-        shortfall.append(score - judge.score(observation, action, following))
+        score, evidence = judge.score(observation, action, expected)
+        shortfall.append(evidence - judge.score(observation, action, following)[1])
         logged_side.append((spread, score))
         wish = limits.apply(models.actor(observation), observation)
         expected, spread = judge.expect(observation, wish)
-        policy_side.append((spread, judge.score(observation, wish, expected)))
+        policy_side.append((spread, judge.score(observation, wish, expected)[0]))
     path = np.cumsum(np.append(True, np.diff(rows) != 1))
     whole = _column(shortfall)
     return tuple(  # type: ignore[return-value]
@@ -165,8 +167,8 @@ def _judge_closed_loop(
         expected, spread = judge.expect(observation, wish)
         draw = models.residuals[torch.randint(len(models.residuals), (copies,), generator=generator)]
         reached = torch.minimum(torch.maximum(expected + draw, low), high)
-        score = judge.score(observation, wish, expected)
-        shortfall = score - judge.score(observation, wish, reached)
+        score, evidence = judge.score(observation, wish, expected)
+        shortfall = evidence - judge.score(observation, wish, reached)[1]
         values = [column.squeeze(-1).double().numpy()[alive] for column in (shortfall, spread, score)]
         found.append((values[0], values[1], values[2], np.flatnonzero(alive)))
         # A copy whose record has ended stays where it is; its values are no longer taken.

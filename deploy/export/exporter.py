@@ -38,7 +38,7 @@ from deploy.bundle.verify import open_graph
 from deploy.export.calibration import calibrate
 from deploy.export.gates import check_fuzz, check_parity, golden_vectors
 from deploy.export.graph import ControllerGraph
-from deploy.export.onnx_export import OPSET, check_file, reference_runtime, to_onnx
+from deploy.export.onnx_export import OPSET, ReferenceRuntime, check_file, to_onnx
 from deploy.export.samples import corrupted_inputs, joined, random_inputs, recorded_inputs
 from deploy.export.slots import history_needed, input_slots, output_slots, require_moderate
 from deploy.export.stages import safe_values
@@ -134,7 +134,7 @@ def export_bundle(
     parity = check_parity(graph, session, joined([recorded, drawn]), "onnxruntime")
     progress.advance(1, STAGES[3])
     few = [_head(part, REFERENCE_INPUTS // 2) for part in (_shuffled(recorded, generator), drawn)]
-    check_parity(graph, reference_runtime(model), joined(few), "ONNX reference evaluator")
+    check_parity(graph, ReferenceRuntime(model), joined(few), "ONNX reference evaluator")
     progress.advance(1, STAGES[4])
     base = joined([recorded, drawn])
     picks = torch.randint(len(base.obs), (fuzz_inputs,), generator=generator)

@@ -210,11 +210,12 @@ class ControllerGraph(nn.Module):
         seen = take(frame, columns)  # (B, S)
         observations, actions = torch.cat([last, observation]), torch.cat([reference, policy])
         expected, spreads = self.judge.expect(observations, actions)  # (2B, S), (2B, 1)
-        scores = self.judge.score(
+        scores, evidence = self.judge.score(
             torch.cat([observations, last]), torch.cat([actions, reference]), torch.cat([expected, seen])
-        )
+        )  # (3B, 1), (3B, 1)
         predicted, spread = expected[batch:], spreads[batch:]
-        score_expected, score_predicted, score_observed = scores[:batch], scores[batch : 2 * batch], scores[2 * batch :]
+        score_predicted, score_observed = scores[batch : 2 * batch], scores[2 * batch :]
+        missing = evidence[:batch] - evidence[2 * batch :]  # of the observed transition, against what was expected
         finite = torch.cat(
             [expected[:batch], predicted, spread, scores[:batch], score_predicted, score_observed], dim=-1
         )
@@ -222,7 +223,7 @@ class ControllerGraph(nn.Module):
         ok["model_invalid"] = model_ok
 
         scorable = (part["full"] >= 0.5) & every(take(fresh, columns) & moving) & echo_ok & dt_ok & model_ok
-        shortfall = (score_expected - score_observed - t.shortfall_mean) / t.shortfall_std
+        shortfall = (missing - t.shortfall_mean) / t.shortfall_std
         shortfall = torch.where(scorable, shortfall, 0.0)
         capped = limited(shortfall, -s.shortfall_cap, s.shortfall_cap)
         ewma_next = (1.0 - s.ewma_weight) * part["ewma"] + s.ewma_weight * capped
@@ -273,7 +274,14 @@ class ControllerGraph(nn.Module):
         absolute = limited(wishes, c.low.repeat(2), c.high.repeat(2))
         ok["clamped"] = every(wishes == absolute)
         ok["rate_limited"] = every(within(absolute, torch.cat([low, low], dim=-1), torch.cat([high, high], dim=-1)))
-        margins += [(w - e).abs() / c.span for w in (wish, fb.wish) for e in (low, high, c.low, c.high)]
+        for wanted in (wish, fb.wish):
+            reached = c.clamp(wanted)
+            margins += [(wanted - end).abs() / c.span for end in (c.low, c.high)]
+            # Where the window ends at an absolute limit, the clamp above decides and this comparison is exact.
+            margins += [
+                torch.where(end == limit, 1.0, (reached - end).abs() / c.span)
+                for end, limit in ((low, c.low), (high, c.high))
+            ]
         ok["blending"] = (trust <= 0.0) | (trust >= 1.0)
         ok["fallback_active"] = trust > 0.0
 

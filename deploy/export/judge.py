@@ -12,6 +12,9 @@ from controlkit.models.discriminator import MAX_PROBABILITY
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.layers import BatchedLinear
 
+# Probabilities below this are not told apart: the evidence stays within +-27.6.
+LEAST = 1e-12
+
 
 class Judge(nn.Module):
     """Expected transitions and their dynamics reward, as the graph computes them.
@@ -33,16 +36,26 @@ class Judge(nn.Module):
         means = observation.index_select(-1, self.dynamics.state_slots) + change
         return means.mean(dim=0), self.dynamics.spread(means).unsqueeze(-1)
 
-    def score(self, observation: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
-        """The dynamics reward: (B, O), (B, m), (B, S) -> (B, 1).
+    def score(self, observation: Tensor, action: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
+        """The dynamics reward and its evidence: (B, O), (B, m), (B, S) -> (B, 1), (B, 1).
 
-        Equal to the network's own, but from the probabilities of the opposite, mean(1 - D) = mean sigmoid(-logit): 1 -
-        D loses its digits where D is near 1, and two runtimes would then disagree.
+        The reward -log(1 - D) is the network's own, from 1 - D = mean sigmoid(-logit): 1 - D loses its digits where D
+        is near 1, and two runtimes would then disagree. The evidence is the log odds of D, the logarithm of how much
+        likelier
+        the transition is real than false: it rises with the reward, but does not flatten out at 0 where the reward
+            does.
         """
         change = self.reward.change_scaler(next_state - observation.index_select(-1, self.reward.state_slots))
-        doubt = torch.sigmoid(-self.reward.logits(observation, action, change)).mean(dim=0)  # (B,)
-        least = 1.0 - MAX_PROBABILITY
-        return -torch.log(torch.where(doubt >= least, doubt, torch.full_like(doubt, least))).unsqueeze(-1)
+        logits = self.reward.logits(observation, action, change)  # (K, B)
+        belief, doubt = torch.sigmoid(logits).mean(dim=0), torch.sigmoid(-logits).mean(dim=0)  # (B,), (B,)
+        reward = -torch.log(_at_least(doubt, 1.0 - MAX_PROBABILITY))
+        evidence = torch.log(_at_least(belief, LEAST)) - torch.log(_at_least(doubt, LEAST))
+        return reward.unsqueeze(-1), evidence.unsqueeze(-1)
+
+
+def _at_least(x: Tensor, least: float) -> Tensor:
+    """x, or `least` where it is below; NaN stays NaN, so that a broken network is seen."""
+    return torch.where(x < least, least, x)
 
 
 def elites_only(dynamics: GaussianEnsemble) -> GaussianEnsemble:
