@@ -162,9 +162,7 @@ class SlowController:
         missing = self._evidence(previous, reference, expected) - self._evidence(previous, reference, seen)
         assert elites.members >= len(elites.elites)
         state_tags = layout.state_tags
-        moving = all(
-            (limit := t.frozen_repeats[tag]) is None or self.repeats.get(tag, 0) < limit for tag in state_tags
-        )
+        moving = all((limit := t.frozen_repeats[tag]) is None or self.repeats.get(tag, 0) < limit for tag in state_tags)
         scorable = was_full and all(fresh[tag] for tag in state_tags) and moving and echoed and steady
         shortfall = 0.0
         if scorable:
@@ -192,8 +190,15 @@ class SlowController:
             raised.add("disabled")
 
         # Trust and blend
-        cuts = {"disabled", "timing_bad", "input_unusable", "reference_invalid", "history_filling",
-        "score_observed_low"} cuts |= {"ewma_high", "cusum_high", "predicted_limit"}
+        cuts = {
+            "disabled",
+            "timing_bad",
+            "input_unusable",
+            "reference_invalid",
+            "history_filling",
+            "score_observed_low",
+        }
+        cuts |= {"ewma_high", "cusum_high", "predicted_limit"}
         near = (t.spread_stop - spread) / (t.spread_stop - t.spread_soft)
         familiar = (score_predicted - t.score_stop) / (t.score_soft - t.score_stop)
         ceiling = min(max(min(near, familiar), 0.0), 1.0)
@@ -266,8 +271,9 @@ class SlowController:
         reward = self.models.reward
         slots = reward.state_slots.tolist()
         change = reward.change_scaler(_row(state) - _row([observation[i] for i in slots]))
-        chances = [1 / (1 + math.exp(-x)) for x in reward.logits(_row(observation), _row(action), change)[:,
-        0].tolist()] mean = sum(chances) / len(chances)
+        logits = reward.logits(_row(observation), _row(action), change)[:, 0].tolist()
+        chances = [1 / (1 + math.exp(-x)) for x in logits]
+        mean = sum(chances) / len(chances)
         return math.log(mean) - math.log(1 - mean)
 
     def _expect(self, observation: list[float], action: list[float]) -> tuple[list[float], float]:

@@ -123,8 +123,15 @@ def test_graph_equals_its_slow_version_through_health_and_faults(tank: Tank) -> 
         frame, *_ = env.step(command)
         frame = frame.copy()
     # The sequence is worth its name only if it went through nearly everything.
-    never = {"state_invalid", "model_invalid", "reference_safe", "spread_high", "score_predicted_low",
-    "predicted_limit"} assert {name for name in graph.flag_names if "." not in name} - seen <= never
+    never = {
+        "state_invalid",
+        "model_invalid",
+        "reference_safe",
+        "spread_high",
+        "score_predicted_low",
+        "predicted_limit",
+    }
+    assert {name for name in graph.flag_names if "." not in name} - seen <= never
 
 
 def test_all_zero_state_leaves_the_plant_to_the_fallback_without_a_bump(tank: Tank) -> None:
@@ -209,9 +216,7 @@ def test_healthy_closed_loop_hardly_ever_trips(tank: Tank) -> None:
     trips = 0.0
     with torch.no_grad():
         for _ in range(400):
-            out = graph(
-                torch.from_numpy(frames), ones, 0 * ones, command, ones[:, :1], PERIOD_S * ones[:, :1], state
-            )
+            out = graph(torch.from_numpy(frames), ones, 0 * ones, command, ones[:, :1], PERIOD_S * ones[:, :1], state)
             state, command = out.state_out, out.action
             trips += float(out.flags[:, cut].sum())
             frames = np.stack([env.step(a)[0] for env, a in zip(envs, command.numpy(), strict=True)])
@@ -382,8 +387,9 @@ def test_unfamiliar_ground_scales_trust(tank: Tank) -> None:
     expected = (2.5 * spread - float(out.spread)) / (2.0 * spread)
     assert 0.1 < trust < 0.95
     assert trust == pytest.approx(expected, abs=1e-4)
-    assert torch.allclose(out.action, out.action_fallback + trust * (out.action_policy - out.action_fallback),
-    atol=1e-5) assert {"spread_high", "blending"} <= driver.raised(out)
+    blend = out.action_fallback + trust * (out.action_policy - out.action_fallback)
+    assert torch.allclose(out.action, blend, atol=1e-5)
+    assert {"spread_high", "blending"} <= driver.raised(out)
 
 
 @pytest.mark.parametrize("part", ["actor", "dynamics", "reward"])
