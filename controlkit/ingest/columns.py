@@ -86,6 +86,13 @@ def recognise(header: Sequence[str], spec: PlantSpec, where: str) -> Columns:
             )
         return Columns("long", names, timestamp, quality, tag, value, unit)
     known = log_names(spec)
+    for found, lacking, one_of in ((tag, "value", VALUE), (value, "tag", TAG)):
+        if found is not None and names[found] not in known:
+            raise DataError(
+                f"there is a column '{names[found]}' but no column for the {lacking}; found: {_listed(names)}",
+                where=f"{where}, line 1",
+                cure=f"Name that column '{lacking}' ({', '.join(one_of[1:3])} ... will do).",
+            )
     if quality is not None and names[quality] in known:
         quality = None
     tags: dict[str, int] = {}

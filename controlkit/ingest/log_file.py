@@ -122,8 +122,23 @@ def _explained(path: Path, message: str) -> DataError:
     if found := _EXPECTED.search(message):
         what = f"has {found[2]} columns where the header has {found[1]}"
         return DataError(what, where=where, cure="Mend that line, or export again.")
+    if "unterminated quote" in message:
+        what = "a quotation mark is left open or stands inside a cell"
+        return DataError(what, where=where, cure="Mend that line, or export again.")
+    if "invalid state" in message:
+        what = "a line end or a quotation mark is out of place"
+        return DataError(what, where=f"{path}{_lone_return(path)}", cure="Mend that line, or export again.")
     what = message.splitlines()[0].split(": ", 1)[-1]
     return DataError(f"cannot be read ({what})", where=where, cure="Check the file, or export it again.")
+
+
+def _lone_return(path: Path) -> str:
+    """`, line N` of the first carriage return inside a line, which DuckDB refuses without saying where."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if b"\r" in line.rstrip(b"\r\n"):
+                return f", line {number}"
+    return ""
 
 
 def _not_text(where: str) -> DataError:

@@ -74,6 +74,16 @@ def test_a_line_with_too_few_columns(spec, rows, write_long):
     refused(spec, path, "has 2 columns where the header has 4", where=f"{path}, line 9")
 
 
+@pytest.mark.parametrize(
+    ("cell", "what"),
+    [('"4', "quotation mark is left open"), ('"4"x', "quotation mark"), ("4\r5", "a line end or a quotation mark")],
+)
+def test_a_quotation_mark_or_line_end_out_of_place(cell, what, spec, rows, write_long):
+    rows[7] = (*rows[7][:2], cell, "good")
+    path = write_long(rows)
+    refused(spec, path, what, "Mend that line", where=f"{path}, line 9")
+
+
 def test_an_unknown_tag_names_the_nearest_and_the_cure(spec, rows, write_long, tmp_path):
     rows[4] = (rows[4][0], "dor", "1", "good")
     path = write_long(rows)
@@ -108,6 +118,8 @@ def test_a_feedback_tag_must_be_there_too(make_spec, rows, write_long):
         ("timestamp,TT-101,door,door", ["column 'door' is there twice"]),
         ("timestamp,TT-101,,power", ["column 3 has no name"]),
         ("timestamp,tag,value,colour", ["unknown column 'colour'"]),
+        ("timestamp,tag,amount,quality", ["column 'tag' but no column for the value", "'amount'"]),
+        ("timestamp,point_id,value,quality", ["column 'value' but no column for the tag", "'point_id'"]),
         ("timestamp,quality", ["the header names no tag"]),
         ("timestamp,TT-101,TT-101 [degC],power", ["tag 'TT-101' has two columns"]),
         ("timestamp,TT-101 [degF],door,power", ["'degF'", "'degC'", "Convert the log"]),
