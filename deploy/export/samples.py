@@ -14,6 +14,8 @@ from deploy.bundle.manifest import INPUTS
 from deploy.export.graph import ControllerGraph, GraphInputs
 
 STREAMS = 64
+# Share of a span by which random values may lie outside it.
+BEYOND = 0.02
 # What a broken sensor, driver or memory may hold.
 WEIRD = np.array(
     [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e30, -1e30, 1e9, 1e-45, -1e-45, 1e-38, -0.0, 0.0, 1.0, -1.0, 0.5],
@@ -56,14 +58,15 @@ def recorded_inputs(
 def random_inputs(
     graph: ControllerGraph, data: TransitionDataset, count: int, generator: torch.Generator
 ) -> GraphInputs:
-    """`count` steps from anywhere in the tags' ranges, with states that are full of anything that a state may hold."""
+    """`count` steps from anywhere in the tags' ranges and a little beyond, with states full of whatever fits."""
     spec, layout, size = data.spec, data.layout, graph.state_layout
     low, high = torch.from_numpy(size.low), torch.from_numpy(size.high)
 
-    def uniform(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        return low + (high - low) * torch.rand(count, len(low), generator=generator)
+    def uniform(low: torch.Tensor, high: torch.Tensor, beyond: float = 0.0) -> torch.Tensor:
+        share = torch.rand(count, len(low), generator=generator) * (1.0 + 2.0 * beyond) - beyond
+        return low + (high - low) * share
 
-    n, m = len(layout.frame_tags), len(layout.action_tags)
+    n = len(layout.frame_tags)
     state = uniform(low, high)
     part = {name: state[:, a:b] for name, (a, b) in size.groups.items()}
     # Mostly states in which the policy may act; counts and bits are whole numbers.
@@ -81,12 +84,12 @@ def random_inputs(
     part["ewma"][:] = 1.3 * limits.ewma_limit * torch.rand(count, 1, generator=generator)
     part["cusum"][:] = 1.3 * limits.cusum_limit * torch.rand(count, 1, generator=generator)
     return GraphInputs(
-        obs=uniform(torch.from_numpy(layout.low[:n]), torch.from_numpy(layout.high[:n])),
+        obs=uniform(torch.from_numpy(layout.low[:n]), torch.from_numpy(layout.high[:n]), BEYOND),
         obs_ok=(torch.rand(count, n, generator=generator) < 0.97).float(),
         obs_age=spec.period_s * 2.0 * torch.rand(count, n, generator=generator),
-        act_prev=uniform(graph.commands.low, graph.commands.high)[:, :m],
+        act_prev=uniform(graph.commands.low, graph.commands.high, BEYOND),
         enable=(torch.rand(count, 1, generator=generator) < 0.95).float(),
-        dt=spec.period_s * (0.7 + 0.6 * torch.rand(count, 1, generator=generator)),
+        dt=spec.period_s * (0.45 + 1.1 * torch.rand(count, 1, generator=generator)),
         state_in=state,
     )
 

@@ -353,7 +353,7 @@ def test_switching_is_never_a_jump(tank: Tank) -> None:
 
 def test_handing_over_from_a_hand_set_command_starts_there(tank: Tank) -> None:
     """The fallback tracks what is really in force while it is disabled: taking over moves from there."""
-    driver, _, frame, command = warmed(tank)
+    driver, _, frame, _ = warmed(tank)
     for _ in range(5):
         hand = np.array([5.0, 1.5, 2.0], dtype=np.float32)
         out = driver.step(frame, act_prev=hand, enable=0.0)
@@ -442,7 +442,7 @@ def test_a_weird_number_anywhere_cuts_trust_and_harms_nobody(tank: Tank, port: s
 
 
 def test_predicted_next_sample_is_near_what_the_plant_does(tank: Tank) -> None:
-    driver, env, frame, command = warmed(tank)
+    driver, _, frame, command = warmed(tank)
     out = driver.step(frame, act_prev=command)
     expected = next_states(frame.astype(np.float64), out.action_policy[0].numpy().astype(np.float64))
     assert float(out.obs_next[0, 0]) == pytest.approx(expected[0], abs=0.1)
