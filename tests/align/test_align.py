@@ -96,6 +96,13 @@ def test_signals_are_what_was_last_known(found, interpolation, max_age_s):
     np.testing.assert_array_equal(aligned.ok, [ok for *_, ok in expected])
 
 
+def test_a_sample_counts_from_its_own_nanosecond_on():
+    raw = Samples(GRID[1:3] + np.array([0, 1]), np.array([1.0, 2.0]), np.ones(2, dtype=np.bool_))
+    np.testing.assert_array_equal(align_signal(raw, GRID[:4], "step", 9.0).value, [np.nan, 1, 1, 2])
+    np.testing.assert_allclose(align_command(raw, GRID[:4], PERIOD).value, [np.nan, 1, 2, 2], rtol=1e-9)
+    assert align_command(raw, GRID[:4], PERIOD).changed.tolist() == [False, False, True, False]
+
+
 def obvious_command(found: list[Point], now: int) -> tuple[float, bool, bool]:
     """Walks through the period in steps of a tenth of a second, the resolution of the test's stamps."""
     known = [(time * TENTH, value) for time, value, good in found if good and math.isfinite(value)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +18,7 @@ from controlkit.dataset import TransitionDataset
 from controlkit.ingest import ingest
 from controlkit.progress import Silent
 
+ROOT = Path(__file__).parents[2]
 NS = 1_000_000_000
 
 
@@ -158,6 +162,12 @@ def test_a_stamp_without_zone_is_read_in_the_plants_zone(make_spec, rows, write_
     zoned = [(f"{time[:-1]}+05:30", *rest) for time, *rest in rows]
     india = ingest(make_spec(time_zone="Europe/Berlin"), [write_long(zoned)], None).dataset
     assert set((utc.time_ns - india.time_ns).tolist()) == {19_800 * NS}
+
+
+def test_importing_ingest_loads_nothing_heavy():
+    script = "import sys, controlkit.ingest; print([m for m in ('duckdb', 'pyarrow', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_nothing_is_written_without_a_place(spec, rows, write_long, tmp_path):
