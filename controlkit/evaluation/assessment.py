@@ -1,0 +1,315 @@
+"""The evaluation, from runs and data to a report: one screen that names the stages.
+
+Policies are judged on the evaluation part of the split, from its recorded states. Models and Q functions are fitted on the
+calibration and evaluation parts, which no policy was trained on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from controlkit.artifacts import RunFolder
+from controlkit.config import ScalingConfig
+from controlkit.dataset import TransitionDataset
+from controlkit.errors import ArtifactError, ControlkitError, DataError
+from controlkit.evaluation.back_test import BackTest, back_test
+from controlkit.evaluation.bootstrap import LEVEL, Estimate, jackknife, moving_block, refits, t_interval, union
+from controlkit.evaluation.content import describe
+from controlkit.evaluation.estimand import Estimand, Starts, choose_estimand, choose_starts, require_formula
+from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluation_model
+from controlkit.evaluation.findings import CandidateFindings, Findings
+from controlkit.evaluation.fqe import FittedValues, fit_values
+from controlkit.evaluation.limits import judge_limit, limits_of
+from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
+from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, policy_of
+from controlkit.evaluation.report import Report
+from controlkit.evaluation.support import RecordedSteps, find_support
+from controlkit.evaluation.verdict import Evidence, decide
+from controlkit.layout import Layout
+from controlkit.objective import CommandLimits, Objective
+from controlkit.progress import Progress
+from controlkit.replay import LoggedTransitions
+
+# Fewer rows than this cannot be cut into blocks of time and fitted.
+MIN_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is computed.
+
+    Attributes:
+        folds: evaluation models, each fitted without one block of time.
+        model_updates, clone_updates, fqe_updates: gradient steps.
+        fqe_members: Q networks per policy.
+        starts: start states at most.
+        watched: rollouts per fold whose steps are judged for support.
+    """
+
+    folds: int = 5
+    model_updates: int = 1200
+    clone_updates: int = 1000
+    fqe_updates: int = 1000
+    fqe_members: int = 6
+    starts: int = 256
+    watched: int = 64
+
+
+FULL = Effort()
+QUICK = Effort(folds=3, model_updates=300, clone_updates=400, fqe_updates=200, fqe_members=4, starts=96, watched=32)
+
+
+def evaluate(
+    runs: Sequence[RunFolder], data: TransitionDataset, *, quick: bool = False, progress: Progress, seed: int = 0
+) -> Report:
+    """Judges the policies of trained runs against the logged operator.
+
+    Args:
+        runs: one or more trained runs, made from `data` with the same split.
+        data: the whole data set.
+        quick: less of everything; intervals are wider.
+        progress: stages.
+        seed: of everything that is drawn.
+
+    Raises:
+        ArtifactError: a run belongs to another plant, another data set or another split, or is not trained.
+        DataError: rewards that contradict the objective, too little data, or a log shorter than the horizon.
+        ControlkitError: a policy whose output is no number.
+    """
+    if not runs:
+        raise ControlkitError("there is no run to evaluate", cure="Name one run folder or more.")
+    first = runs[0]
+    for run in runs:
+        _require_same_plant(run, first, data)
+    first.split.part(data, "evaluation")  # raises where the split belongs to another data set
+    policies = [policy_of(run, name) for run, name in zip(runs, _names(runs), strict=True)]
+    effort = QUICK if quick else FULL
+    found = assess(
+        policies,
+        data,
+        evaluation_rows=(first.split.bounds["calibration"][0], first.split.bounds["evaluation"][0]),
+        gamma=max(run.config.policy.gamma for run in runs),
+        scaling=first.config.scaling,
+        effort=effort,
+        progress=progress,
+        seed=seed,
+    )
+    return describe(replace(found, quick=quick), runs, data)
+
+
+def assess(
+    policies: Sequence[EvaluatedPolicy],
+    data: TransitionDataset,
+    *,
+    evaluation_rows: tuple[int, int],
+    gamma: float,
+    scaling: ScalingConfig,
+    effort: Effort,
+    progress: Progress,
+    seed: int,
+) -> Findings:
+    """The same for any policies.
+
+    Args:
+        policies: what is evaluated.
+        data: the data set.
+        evaluation_rows: where the evaluation log begins (models are fitted from there on), and where its evaluation part
+            begins (policies start from there on).
+        gamma: discount.
+        scaling: floors of the inputs' scaling.
+        effort: how much is computed.
+        progress: stages.
+        seed: of everything that is drawn.
+    """
+    began = time.monotonic()
+    begin, first_start = evaluation_rows
+    part = data.slice(begin, len(data))
+    part.require_transitions("calibration and evaluation parts of the split", at_least=MIN_ROWS)
+    objective, limits = Objective(data.spec), CommandLimits(data.spec)
+    require_formula(part, objective)
+    log = LoggedTransitions(part)
+    estimand = choose_estimand(gamma, log, first_start - begin)
+    starts = choose_starts(log, first_start - begin, estimand, effort.starts, objective)
+    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
+
+    progress.start("cloned operator", 1)
+    operator = fit_operator(log, limits, scaling, effort.clone_updates, generator)
+    progress.advance()
+    model = fit_evaluation_model(log, data.spec, scaling, effort.folds, effort.model_updates, generator, progress)
+    tested = back_test(model, log, objective, estimand, seed)
+
+    everyone = [operator, *policies]
+    progress.start("model rollouts", len(everyone))
+    rolled = []
+    for policy in everyone:
+        rolled.append(roll_out_folds(model, policy, log, starts.rows, estimand, seed, watch=effort.watched))
+        progress.advance()
+    fitted = fit_values(
+        everyone,
+        log,
+        starts.rows,
+        estimand,
+        objective,
+        scaling,
+        effort.fqe_members,
+        effort.fqe_updates,
+        generator,
+        progress,
+    )
+    common = _Common(
+        rolled,
+        fitted,
+        model,
+        tested,
+        log,
+        starts,
+        estimand,
+        objective,
+        RecordedSteps(log, model, limits, scaling),
+        seed,
+    )
+    level = 1.0 - (1.0 - LEVEL) / len(policies)  # Bonferroni: the best of many looks better than it is
+    progress.start("support and limits", len(policies))
+    candidates = []
+    for number, policy in enumerate(policies, start=1):
+        candidates.append(_candidate(policy, number, common, level, rng))
+        progress.advance()
+    block = starts.block(estimand)
+    logged = t_interval(float(starts.returns.mean()), [moving_block(starts.returns, block, rng)])
+    return Findings(
+        estimand=estimand,
+        starts=starts,
+        logged=logged,
+        model=model,
+        back_test=tested,
+        operator_model=_by_model(values(rolled[0]), block, LEVEL, rng),
+        operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng),
+        operator_rolled=rolled[0],
+        candidates=tuple(candidates),
+        recorded=common.recorded,
+        log=log,
+        first_row=begin,
+        effort=effort,
+        seed=seed,
+        quick=False,
+        seconds=time.monotonic() - began,
+    )
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all candidates share; entry 0 of `rolled` and `fitted` is the cloned operator."""
+
+    rolled: list[list[RolledOut]]
+    fitted: FittedValues
+    model: EvaluationModel
+    tested: BackTest
+    log: LoggedTransitions
+    starts: Starts
+    estimand: Estimand
+    objective: Objective
+    recorded: RecordedSteps
+    seed: int
+
+
+def _candidate(
+    policy: EvaluatedPolicy, number: int, common: _Common, level: float, rng: np.random.Generator
+) -> CandidateFindings:
+    """Everything about one policy, and its verdict; `number` is its place in `rolled` and `fitted`."""
+    starts, estimand, objective, tested = common.starts, common.estimand, common.objective, common.tested
+    rolled, fitted = common.rolled, common.fitted
+    block, logged = starts.block(estimand), float(starts.returns.mean())
+    operator, mine = values(rolled[0]), values(rolled[number])  # (K, N)
+    gain_model = _by_model(mine - operator, block, level, rng)
+    gain_fqe = _by_fqe(fitted.values[number] - fitted.values[0], block, level, rng)
+    gain = union(gain_model, gain_fqe)
+    filtered = None
+    if policy.dynamics_reward is not None:
+        judged = roll_out_folds(common.model, policy, common.log, starts.rows, estimand, common.seed, filtered=True)
+        filtered = _by_model(values(judged), block, level, rng)
+    support = find_support(rolled[number], common.recorded, policy.dynamics_reward, estimand)
+    judged_limits = tuple(
+        judge_limit(limit, objective, rolled[number], rolled[0], block, level, rng)
+        for limit in limits_of(objective.spec)
+    )
+    evidence = Evidence(
+        spread=float(starts.returns.std()),
+        blocks=starts.blocks,
+        weight=estimand.weight,
+        back_test_bias=tested.bias,
+        fan_coverage=tested.fan_coverage,
+        self_check_model=float(operator.mean()) - logged,
+        self_check_fqe=float(fitted.values[0].mean()) - logged,
+        support=support.share,
+        gain_model=gain_model.value,
+        gain_fqe=gain_fqe.value,
+        gain_low=gain.low,
+        gain_high=gain.high,
+        limits=judged_limits,
+    )
+    terms = {
+        name: _by_model(values(rolled[number], name) - values(rolled[0], name), block, level, rng)
+        for name in objective.term_names
+    }
+    return CandidateFindings(
+        name=policy.name,
+        decision=decide(evidence),
+        evidence=evidence,
+        by_model=_by_model(mine, block, level, rng),
+        by_fqe=_by_fqe(fitted.values[number], block, level, rng),
+        by_filter=filtered,
+        gain_model=gain_model,
+        gain_fqe=gain_fqe,
+        gain=gain,
+        terms=terms,
+        support=support,
+        rolled=rolled[number],
+        bellman=float(fitted.bellman[number]),
+    )
+
+
+def _by_model(found: torch.Tensor, block: int, level: float, rng: np.random.Generator) -> Estimate:
+    """Interval from (K, N) values by fold and start: refits without a block, and blocks of start states."""
+    per_fold, per_start = found.mean(dim=1).numpy(), found.mean(dim=0).numpy()
+    return t_interval(float(found.mean()), [jackknife(per_fold), moving_block(per_start, block, rng)], level)
+
+
+def _by_fqe(found: torch.Tensor, block: int, level: float, rng: np.random.Generator) -> Estimate:
+    """Interval from (M, N) values by member and start: bootstrap refits, and blocks of start states."""
+    per_member, per_start = found.mean(dim=1).numpy(), found.mean(dim=0).numpy()
+    return t_interval(float(found.mean()), [refits(per_member), moving_block(per_start, block, rng)], level)
+
+
+def _names(runs: Sequence[RunFolder]) -> list[str]:
+    """Folder names, made different where two are the same."""
+    names = [run.path.resolve().name for run in runs]
+    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
+
+
+def _require_same_plant(run: RunFolder, first: RunFolder, data: TransitionDataset) -> None:
+    data.layout.require_same(Layout.from_spec(run.spec), str(run.path))
+    if run.spec.sha256() != data.spec.sha256():
+        raise ArtifactError(
+            "was trained with another plant file (objective, limits or rules differ)",
+            where=str(run.path),
+            cure="Give the data set that the run was trained on to --data.",
+        )
+    if run.split.to_dict() != first.split.to_dict():
+        raise ArtifactError(
+            f"was trained on another split of the data than {first.path}",
+            where=str(run.path),
+            cure="Train both with the same split, so that neither has seen the evaluation part.",
+        )
+    last = max(stop for _, stop in run.split.bounds.values())
+    if last > len(data):
+        raise DataError(
+            f"the data set has {len(data)} rows, the run's split goes up to {last}",
+            where=str(run.path),
+            cure="Give the data set that the run was trained on to --data.",
+        )

@@ -1,0 +1,80 @@
+"""What an evaluation has found, before it is put into words: frozen records that the report is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controlkit.evaluation.back_test import BackTest
+from controlkit.evaluation.bootstrap import Estimate
+from controlkit.evaluation.estimand import Estimand, Starts
+from controlkit.evaluation.evaluation_model import EvaluationModel
+from controlkit.evaluation.model_rollouts import RolledOut
+from controlkit.evaluation.support import RecordedSteps, SupportFound
+from controlkit.evaluation.verdict import Decision, Evidence
+from controlkit.replay import LoggedTransitions
+
+if TYPE_CHECKING:
+    from controlkit.evaluation.assessment import Effort
+
+
+@dataclass(frozen=True)
+class CandidateFindings:
+    """One policy; values and gains in plant units per period.
+
+    Attributes:
+        name: as in the report.
+        decision, evidence: verdict and what it rests on.
+        by_model, by_fqe: its value; by_filter: by rollouts with MOREC's filter, `None` where its run has none.
+        gain_model, gain_fqe: policy minus cloned operator; gain: the model's, with both intervals joined.
+        terms: gain per term of the objective, by model rollouts.
+        support: where its rollouts leave the log.
+        rolled: its rollouts, per fold.
+        bellman: what remains of the Bellman error of its Q functions, in spreads of the reward.
+    """
+
+    name: str
+    decision: Decision
+    evidence: Evidence
+    by_model: Estimate
+    by_fqe: Estimate
+    by_filter: Estimate | None
+    gain_model: Estimate
+    gain_fqe: Estimate
+    gain: Estimate
+    terms: dict[str, Estimate]
+    support: SupportFound
+    rolled: list[RolledOut]
+    bellman: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """An evaluation.
+
+    Attributes:
+        estimand, starts: what is estimated, and from where.
+        logged: the realised value of the logged operator.
+        model, back_test: the evaluation model, and how it predicts what it has not seen.
+        operator_model, operator_fqe: the cloned operator's value by each estimator; operator_rolled: its rollouts.
+        candidates: the policies.
+        recorded: the log's steps; log: the evaluation log; first_row: where it begins in the data set.
+        effort, seed, quick, seconds: how it was computed.
+    """
+
+    estimand: Estimand
+    starts: Starts
+    logged: Estimate
+    model: EvaluationModel
+    back_test: BackTest
+    operator_model: Estimate
+    operator_fqe: Estimate
+    operator_rolled: list[RolledOut]
+    candidates: tuple[CandidateFindings, ...]
+    recorded: RecordedSteps
+    log: LoggedTransitions
+    first_row: int
+    effort: Effort
+    seed: int
+    quick: bool
+    seconds: float

@@ -1,0 +1,196 @@
+"""Support: does the log know what the policy does?
+
+Every step that the policy takes in its own rollouts is judged twice: by the distance of (measured tags, command) to
+the nearest recorded ones, and by the dynamics reward of the step. Both cuts are calibrated on recorded steps that
+were held out, so that nearly all of the log's own operation counts as supported. The share of supported steps,
+weighted as the value is, is the support.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from controlkit.config import ScalingConfig
+from controlkit.evaluation.estimand import Estimand
+from controlkit.evaluation.evaluation_model import EvaluationModel
+from controlkit.evaluation.model_rollouts import RolledOut
+from controlkit.models.discriminator import DiscriminatorEnsemble
+from controlkit.morec.dynamics import action_scaler, observation_scaler
+from controlkit.objective import CommandLimits
+from controlkit.replay import LoggedTransitions
+
+# Share of held-out recorded steps that each of the two judges lets pass.
+PASS = 0.995
+NEIGHBOURS = 5
+MAX_REFERENCE, MAX_HELD_OUT, MAX_STEPS = 4096, 4096, 6000
+# A tag is named where it accounts for at least this share of the steps outside.
+NAMED = 0.02
+
+
+@dataclass(frozen=True)
+class OutsideTag:
+    """A tag along which the policy leaves the log.
+
+    Attributes:
+        tag: name, a frame tag or a command.
+        share: share of all the policy's steps that are outside chiefly because of it.
+        low, high: the middle 90 % of its values in those steps.
+        nearest_low, nearest_high: the same of the nearest recorded steps.
+        log_low, log_high: the middle 98 % of its recorded values.
+    """
+
+    tag: str
+    share: float
+    low: float
+    high: float
+    nearest_low: float
+    nearest_high: float
+    log_low: float
+    log_high: float
+
+
+@dataclass(frozen=True)
+class SupportFound:
+    """The support of one policy.
+
+    Attributes:
+        share: weighted share of supported steps; by_distance, by_reward: by each judge alone (the latter NaN where the
+            policy brings no dynamics reward).
+        held_out: share of held-out recorded steps that count as supported, by distance.
+        by_step: (H,) share of supported steps at each step of a rollout.
+        outside: tags along which it leaves, the largest share first.
+        points: (Q, n + m) judged steps: frame and command; supported: (Q,).
+        distance_cut, reward_cut: the two cuts.
+    """
+
+    share: float
+    by_distance: float
+    by_reward: float
+    held_out: float
+    by_step: Tensor
+    outside: tuple[OutsideTag, ...]
+    points: Tensor
+    supported: Tensor
+    distance_cut: float
+    reward_cut: float
+
+
+class RecordedSteps:
+    """The log's (frame, command) pairs in scaled units, and how far apart its own blocks lie.
+
+    Args:
+        log: the evaluation log.
+        model: its folds give the blocks of time.
+        limits: scale of the commands.
+        scaling: floors of the scaling.
+    """
+
+    def __init__(
+        self, log: LoggedTransitions, model: EvaluationModel, limits: CommandLimits, scaling: ScalingConfig
+    ) -> None:
+        n = len(log.layout.frame_tags)
+        tags, commands = observation_scaler(log, scaling), action_scaler(log, limits, scaling)
+        spread = [torch.from_numpy(tags.spread[:n].copy()), torch.from_numpy(commands.spread.copy())]
+        self.log, self.spread = log, torch.cat(spread)
+        self.names = (*log.layout.frame_tags, *log.layout.action_tags)
+        self.recorded = torch.cat([log.frames[log.rows], log.actions[log.rows]], dim=1)  # (T, n + m)
+        self.reference = _thin(self.recorded, MAX_REFERENCE)
+        own = []
+        for fold in model.folds:
+            inside = (log.rows >= fold.left_out[0]) & (log.rows <= fold.left_out[-1])
+            queries = _thin(self.recorded[inside], MAX_HELD_OUT // len(model.folds))
+            own.append(self._distance(queries, _thin(self.recorded[~inside], MAX_REFERENCE))[0])
+        self.own = torch.cat(own)
+        self.cut = float(torch.quantile(self.own, PASS))
+
+    def distance(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to the fifth nearest recorded step, and which is the nearest: (Q, n + m) -> (Q,), (Q, n + m)."""
+        return self._distance(points, self.reference)
+
+    def _distance(self, points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        distances, nearest = [], []
+        for part in points.split(1024):
+            every = torch.cdist(part / self.spread, reference / self.spread)  # (q, R)
+            found = every.topk(min(NEIGHBOURS, len(reference)), dim=1, largest=False)
+            distances.append(found.values[:, -1])
+            nearest.append(reference[found.indices[:, 0]])
+        return torch.cat(distances), torch.cat(nearest)
+
+    def reward_cut(self, judge: DiscriminatorEnsemble) -> float:
+        """The dynamics reward that nearly all recorded steps of the evaluation log exceed."""
+        rows = _thin(self.log.rows, MAX_HELD_OUT)
+        scores = judge(self.log.observe(rows), self.log.actions[rows], self.log.next_state(rows))
+        return float(torch.quantile(scores, 1.0 - PASS))
+
+
+@torch.no_grad()
+def find_support(
+    rolled: list[RolledOut], recorded: RecordedSteps, judge: DiscriminatorEnsemble | None, estimand: Estimand
+) -> SupportFound:
+    """The support of a policy's rollouts in every fold's model."""
+    points = torch.cat([torch.cat([r.frames[:-1, r.watched], r.actions[:, r.watched]], dim=2) for r in rolled], dim=1)
+    alive = torch.cat([r.alive[:, r.watched] for r in rolled], dim=1)  # (H, C)
+    horizon, count, width = points.shape
+    # Whole steps of the horizon are thinned where there are too many; the weights are those of the value.
+    every = max(1, -(-horizon * count // MAX_STEPS))
+    columns = torch.arange(0, count, every)
+    points, alive = points[:, columns], alive[:, columns]
+    weight = estimand.weights.unsqueeze(1) * alive
+    weight = weight / weight.sum()
+    flat = points.reshape(-1, width)
+    distance, nearest = recorded.distance(flat)
+    near = (distance <= recorded.cut).reshape(horizon, -1)
+    likely, reward_cut = torch.ones_like(near), float("nan")
+    if judge is not None:
+        reward_cut = recorded.reward_cut(judge)
+        likely = torch.cat([r.scores for r in rolled], dim=1)[:, columns] >= reward_cut
+    supported = near & likely
+    living = alive.double().sum(dim=1).clamp(min=1.0)
+    return SupportFound(
+        share=float((weight * supported).sum()),
+        by_distance=float((weight * near).sum()),
+        by_reward=float((weight * likely).sum()) if judge is not None else float("nan"),
+        held_out=float((recorded.own <= recorded.cut).double().mean()),
+        by_step=(supported & alive).double().sum(dim=1) / living,
+        outside=_named(recorded, flat, nearest, (~near).flatten(), weight.flatten()),
+        points=flat,
+        supported=supported.flatten(),
+        distance_cut=recorded.cut,
+        reward_cut=reward_cut,
+    )
+
+
+def _named(
+    recorded: RecordedSteps, points: Tensor, nearest: Tensor, outside: Tensor, weight: Tensor
+) -> tuple[OutsideTag, ...]:
+    """The tags along which unsupported steps lie farthest from the nearest recorded step."""
+    if not bool(outside.any()):
+        return ()
+    points, nearest, weight = points[outside], nearest[outside], weight[outside]
+    farthest = ((points - nearest) / recorded.spread).abs().argmax(dim=1)  # (q,)
+    found = []
+    for column, name in enumerate(recorded.names):
+        mine = farthest == column
+        share = float(weight[mine].sum())
+        if share < NAMED * float(weight.sum()):
+            continue
+        low, high = _middle(points[mine, column], 0.05)
+        near_low, near_high = _middle(nearest[mine, column], 0.05)
+        log_low, log_high = _middle(recorded.recorded[:, column], 0.01)
+        found.append(OutsideTag(name, share, low, high, near_low, near_high, log_low, log_high))
+    return tuple(sorted(found, key=lambda tag: -tag.share))
+
+
+def _middle(values: Tensor, tail: float) -> tuple[float, float]:
+    ends = torch.quantile(_thin(values, 100_000).double(), torch.tensor([tail, 1.0 - tail], dtype=torch.float64))
+    return float(ends[0]), float(ends[1])
+
+
+def _thin(values: Tensor, most: int) -> Tensor:
+    """At most so many of the rows, evenly."""
+    if len(values) <= most:
+        return values
+    return values[torch.linspace(0, len(values) - 1, most, dtype=torch.float64).round().long()]
