@@ -7,16 +7,13 @@ between runtimes; and a logical not of a comparison never occurs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from controlkit.layout import Layout
 from controlkit.objective import CommandLimits
-from controlkit.spec import PIFallback, PlantSpec, RampFallback
-from deploy.export.slots import error_slot
+from controlkit.spec import PlantSpec
 
 
 def within(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
@@ -42,6 +39,23 @@ def number(ok: Tensor) -> Tensor:
 def every(ok: Tensor) -> Tensor:
     """Whether all columns are ok: (B, K) -> (B, 1)."""
     return number(ok).amin(dim=-1, keepdim=True) >= 0.5
+
+
+class Notes:
+    """What the stages have to say beside their values: checks that hold, and how near computed values came to failing.
+
+    Attributes:
+        ok: name of a flag -> (B, 1); the flag is raised where it is not ok.
+        margins: (B, k) relative distances of computed values to the thresholds they are checked by.
+    """
+
+    def __init__(self) -> None:
+        self.ok: dict[str, Tensor] = {}
+        self.margins: list[Tensor] = []
+
+    def margin(self, x: Tensor, threshold: float) -> None:
+        """Adds the relative distance of x (B, 1) to a threshold."""
+        self.margins.append((x - threshold).abs() / max(abs(threshold), 1e-6))
 
 
 class CommandStage(nn.Module):
@@ -87,91 +101,6 @@ class CommandStage(nn.Module):
     def clamp(self, command: Tensor) -> Tensor:
         """Inside the absolute limits: (B, m) -> (B, m)."""
         return limited(command, self.low, self.high)
-
-
-class FallbackOut(NamedTuple):
-    """Wish (B, m), error and whether it is known (B, m), whether no PI lacks its measurement (B, m)."""
-
-    wish: Tensor
-    error: Tensor
-    error_known: Tensor
-    sighted: Tensor
-
-
-class FallbackStage(nn.Module):
-    """What commands each actuator while the policy may not: velocity PI, hold, or ramp to the safe value.
-
-    All three start from the reference (the command in force), so that taking over is never a jump, and the clamp that
-    follows is the anti-windup: nothing is integrated but the actual command. A PI whose measurement is not usable moves
-    its actuator to the safe value, slowly.
-
-    Args:
-        spec: the plant.
-        blind_ramp_s: seconds in which an actuator without measurement crosses its whole span.
-    """
-
-    is_pi: Tensor
-    is_ramp: Tensor
-    needs_nothing: Tensor
-    gain: Tensor
-    inverse_reset: Tensor
-    measured: Tensor
-    setpoint_column: Tensor
-    sight_column: Tensor
-    setpoint_is_tag: Tensor
-    setpoint: Tensor
-    safe: Tensor
-    ramp_rate: Tensor
-    blind_rate: Tensor
-    error_bound: Tensor
-
-    def __init__(self, spec: PlantSpec, blind_ramp_s: float) -> None:
-        super().__init__()
-        frame, actions = spec.frame_tags, spec.action_tags
-        fallbacks = [spec.tags[tag].fallback for tag in actions]
-        pis = [f if isinstance(f, PIFallback) else None for f in fallbacks]
-        ramps = [f if isinstance(f, RampFallback) else None for f in fallbacks]
-        rates = [
-            0.0 if ramp is None else ramp.rate_per_s or spec.tags[tag].max_rate_per_s or 0.0
-            for ramp, tag in zip(ramps, actions, strict=True)
-        ]
-        tags = [pi.setpoint if pi is not None and isinstance(pi.setpoint, str) else None for pi in pis]
-        constants = [float(pi.setpoint) if pi is not None and not isinstance(pi.setpoint, str) else 0.0 for pi in pis]
-        low, high = np.array([spec.limits(tag) for tag in actions], dtype=np.float64).T
-        self.register_buffer("is_pi", torch.tensor([pi is not None for pi in pis]))
-        self.register_buffer("is_ramp", torch.tensor([ramp is not None for ramp in ramps]))
-        self.register_buffer("needs_nothing", torch.tensor([pi is None for pi in pis]))
-        self.register_buffer("gain", torch.tensor([0.0 if pi is None else pi.gain for pi in pis]))
-        self.register_buffer(
-            "inverse_reset", torch.tensor([0.0 if pi is None else 1.0 / pi.reset_time_s for pi in pis])
-        )
-        self.register_buffer("measured", torch.tensor([0 if pi is None else frame.index(pi.measured) for pi in pis]))
-        self.register_buffer("setpoint_column", torch.tensor([0 if tag is None else frame.index(tag) for tag in tags]))
-        # A constant setpoint is always known: the measured tag stands in for its column.
-        sight = torch.where(torch.tensor([tag is not None for tag in tags]), self.setpoint_column, self.measured)
-        self.register_buffer("sight_column", sight)
-        self.register_buffer("setpoint_is_tag", torch.tensor([tag is not None for tag in tags]))
-        self.register_buffer("setpoint", torch.tensor(constants))
-        self.register_buffer("safe", torch.from_numpy(safe_values(spec)))
-        self.register_buffer("ramp_rate", torch.tensor(rates))
-        self.register_buffer("blind_rate", torch.from_numpy(((high - low) / blind_ramp_s).astype(np.float32)))
-        bounds = [error_slot(spec, tag)[3] for tag in actions]
-        self.register_buffer("error_bound", torch.tensor(bounds))
-
-    def forward(
-        self, frame: Tensor, usable: Tensor, reference: Tensor, last_error: Tensor, last_known: Tensor, dt: Tensor
-    ) -> FallbackOut:
-        """One step: frame and usable (B, n), reference, last error and whether it is known (B, m), seconds (B, 1)."""
-        setpoint = torch.where(self.setpoint_is_tag, take(frame, self.setpoint_column), self.setpoint)
-        sighted = take(usable, self.measured) & take(usable, self.sight_column)
-        error = limited(take(frame, self.measured) - setpoint, -self.error_bound, self.error_bound)
-        change = torch.where(last_known, error - last_error, 0.0)
-        pi = reference + self.gain * (change + error * dt * self.inverse_reset)
-        safe = self.safe.expand_as(reference)
-        ramp = limited(safe, reference - self.ramp_rate * dt, reference + self.ramp_rate * dt)
-        blind = limited(safe, reference - self.blind_rate * dt, reference + self.blind_rate * dt)
-        wish = torch.where(self.is_pi, torch.where(sighted, pi, blind), torch.where(self.is_ramp, ramp, reference))
-        return FallbackOut(wish, error, sighted, sighted | self.needs_nothing)
 
 
 def safe_values(spec: PlantSpec) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

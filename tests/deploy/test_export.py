@@ -150,12 +150,12 @@ def test_parity_gate_passes_and_fails(
     finally:
         last.bias.copy_(before)
     original = graph_of_bundle.thresholds
-    graph_of_bundle.thresholds = original.model_copy(update={"cusum_limit": 1e-3})
+    graph_of_bundle.observed.thresholds = original.model_copy(update={"cusum_limit": 1e-3})
     try:
         with pytest.raises(GateError, match="cusum_high"):
             check_parity(graph_of_bundle, session, inputs, "onnxruntime")
     finally:
-        graph_of_bundle.thresholds = original
+        graph_of_bundle.observed.thresholds = original
 
 
 def test_gate_inputs_reach_every_part_of_the_graph(graph_of_bundle: ControllerGraph, tank: Tank) -> None:

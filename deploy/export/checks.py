@@ -1,0 +1,92 @@
+"""The checks of transitions: was what happened likely, and is what comes next familiar and inside the limits?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from controlkit.spec import PlantSpec
+from deploy.bundle.safety import SafetyConfig, Thresholds
+from deploy.export.slots import MAX_SHORTFALL
+from deploy.export.stages import Notes, every, limited, within
+
+
+class Observed(NamedTuple):
+    """Whether the observed transitions are likely, and the sums carried on: all (B, 1)."""
+
+    likely: Tensor
+    ewma: Tensor
+    cusum: Tensor
+
+
+class ObservedCheck(nn.Module):
+    """Sensor faults and plant drift: the shortfall of the observed transition, in one step, on average and in sum.
+
+    EWMA after Roberts (1959), one-sided CUSUM after Page (1954), both of the standardised and capped shortfall.
+    """
+
+    def __init__(self, thresholds: Thresholds, safety: SafetyConfig) -> None:
+        super().__init__()
+        self.thresholds, self.safety = thresholds, safety
+
+    def forward(self, missing: Tensor, scorable: Tensor, ewma: Tensor, cusum: Tensor, notes: Notes) -> Observed:
+        """One step: evidence missing, whether it was scored, and the sums so far (B, 1)."""
+        t, s = self.thresholds, self.safety
+        shortfall = torch.where(scorable, (missing - t.shortfall_mean) / t.shortfall_std, 0.0)
+        capped = limited(shortfall, -s.shortfall_cap, s.shortfall_cap)
+        average = (1.0 - s.ewma_weight) * ewma + s.ewma_weight * capped
+        ewma = torch.where(scorable, limited(average, -MAX_SHORTFALL, MAX_SHORTFALL), ewma)
+        # A sum far beyond its limit would take long to come down once the plant is healthy again: it stops at twice it.
+        cusum = torch.where(scorable, limited(cusum + capped - s.cusum_slack, 0.0, 2.0 * t.cusum_limit), cusum)
+        notes.ok["observed_unscored"] = scorable
+        notes.ok["score_observed_low"] = shortfall <= t.shortfall_limit
+        notes.ok["ewma_high"] = ewma <= t.ewma_limit
+        notes.ok["cusum_high"] = cusum <= t.cusum_limit
+        notes.margin(shortfall, t.shortfall_limit)
+        notes.margin(ewma, t.ewma_limit)
+        notes.margin(cusum, t.cusum_limit)
+        likely = notes.ok["score_observed_low"] & notes.ok["ewma_high"] & notes.ok["cusum_high"]
+        return Observed(likely, ewma, cusum)
+
+
+class Predicted(NamedTuple):
+    """Whether the predicted state keeps its hard limits, and how much trust familiar ground allows, 0 .. 1: (B, 1)."""
+
+    inside: Tensor
+    ceiling: Tensor
+
+
+class PredictedCheck(nn.Module):
+    """Hard limits of the predicted state tags; spread and dynamics reward of the predicted transition."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: PlantSpec, thresholds: Thresholds) -> None:
+        super().__init__()
+        bounds = torch.tensor([spec.limits(tag) for tag in spec.state_tags], dtype=torch.float32)
+        self.thresholds = thresholds
+        self.register_buffer("low", bounds[:, 0].contiguous())
+        self.register_buffer("high", bounds[:, 1].contiguous())
+
+    def forward(self, predicted: Tensor, spread: Tensor, score: Tensor, filling: Tensor, notes: Notes) -> Predicted:
+        """One step: predicted state tags (B, S), spread and score (B, 1), whether history is still filling (B, 1)."""
+        t = self.thresholds
+        inside = filling | every(within(predicted, self.low, self.high))
+        near = _ramp_down(spread, t.spread_soft, t.spread_stop)
+        familiar = _ramp_down(-score, -t.score_soft, -t.score_stop)
+        notes.ok["predicted_limit"] = inside
+        notes.ok["spread_high"] = filling | (spread <= t.spread_soft)
+        notes.ok["score_predicted_low"] = filling | (score >= t.score_soft)
+        for value, thresholds in ((spread, (t.spread_soft, t.spread_stop)), (score, (t.score_soft, t.score_stop))):
+            for threshold in thresholds:
+                notes.margin(value, threshold)
+        notes.margins += [(predicted - end).abs() / (self.high - self.low) for end in (self.low, self.high)]
+        return Predicted(inside, torch.where(near <= familiar, near, familiar))
+
+
+def _ramp_down(x: Tensor, soft: float, stop: float) -> Tensor:
+    """1 up to `soft`, 0 from `stop` on, a line between; NaN gives 0."""
+    return limited((stop - x) / (stop - soft), 0.0, 1.0)
