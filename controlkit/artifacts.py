@@ -73,16 +73,16 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
     dynamics = build_dynamics(config.dynamics, spec, generator)
     reward = DiscriminatorEnsemble(
         *sizes,
+        _seen(layout, config.reward.inputs),
         members=config.reward.networks * config.reward.snapshots,
         hidden=config.reward.hidden,
         act=config.reward.activation,
         generator=generator,
     )
     behaviour = BehaviourClone(layout.size, low, high, hidden=(64, 64), act="smooth_leaky", generator=generator)
-    seen = layout.current_slots if config.policy.inputs == "current" else range(layout.size)
     actor = Actor(
         layout.size,
-        [int(i) for i in seen],
+        _seen(layout, config.policy.inputs),
         low,
         high,
         hidden=config.policy.hidden,
@@ -91,6 +91,10 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
     )
     residuals = torch.zeros(1, len(layout.state_tags))
     return Models(dynamics, reward, behaviour, actor, torch.tensor(-torch.inf), residuals)
+
+
+def _seen(layout: Layout, inputs: str) -> list[int]:
+    return [int(i) for i in (layout.current_slots if inputs == "current" else range(layout.size))]
 
 
 def build_dynamics(config: DynamicsConfig, spec: PlantSpec, generator: torch.Generator) -> GaussianEnsemble:

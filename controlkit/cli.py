@@ -75,7 +75,7 @@ def ingest(
     spec = PlantSpec.load(find_config("plants", plant))
     with progress_bar() as progress:
         result = ingest_log(spec, sources, out, progress=progress)
-    print(result.quality.text())
+    print(result.quality.to_text())
     if out is not None:
         print(f"\n{out}: {len(result.dataset.transitions)} usable steps; see {out / 'quality.html'}")
 
@@ -111,7 +111,7 @@ def train(
     print(f"{out}: trained; next: controlkit evaluate {out} --data {data}")
 
 
-@app.command(epilog="Example: controlkit evaluate run --data data    (exit code 0 GO TO SHADOW, 10, 11, 12: see above)")
+@app.command(epilog="Example: controlkit evaluate run --data data")
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared in one report.")],
     data: Data,
@@ -120,7 +120,7 @@ def evaluate(
 ) -> None:
     """Write the offline evaluation report: may this policy go on the plant?
 
-    Exit code: 0 GO TO SHADOW, 10 INCONCLUSIVE, 11 NO-GO, 12 NO VERDICT.
+    Exit code: 0 GO TO SHADOW, 10 INCONCLUSIVE, 11 NO-GO, 12 NO VERDICT; 1 for an error.
     """
     from controlkit.artifacts import RunFolder
     from controlkit.evaluation import EXIT_CODES, write_report
@@ -149,7 +149,7 @@ def export(
     """Export the controller with its safety wrapper as ONNX; refuses on any failed gate."""
     from controlkit.artifacts import RunFolder
     from controlkit.progress import progress_bar
-    from deploy.export import export_bundle
+    from deploy.export.exporter import export_bundle
 
     with progress_bar() as progress:
         result = export_bundle(RunFolder.open(run), out, key=key, override=override, progress=progress)
@@ -164,8 +164,11 @@ def verify(
     """Check a bundle: signature, hashes, graph and golden vectors."""
     from deploy.bundle import verify_bundle
 
-    for check in verify_bundle(bundle, public_key=key):
-        print(f"ok: {check}")
+    checks = verify_bundle(bundle, public_key=key)
+    for check in checks:
+        print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: controlkit run bundle --plant sim:refrigerator --steps 2000")
@@ -177,14 +180,20 @@ def run(
 ) -> None:
     """Run a bundle on a plant; so far on a simulated one."""
     from deploy.bundle import load_bundle
-    from deploy.runtime.loop import require_simulated, run_simulation
+    from deploy.runtime.loop import run_simulation
+    from deploy.runtime.plant import plant_address
     from deploy.runtime.session import ControllerSession
     from envs.tasks import get_task
 
-    task = get_task(require_simulated(plant))
+    task = get_task(plant_address(plant).target)
     session = ControllerSession(load_bundle(bundle))
     record = run_simulation(session, task.make(), seed=seed, steps=steps)
-    print(record.text())
+    print(f"{len(record.actions)} steps, mean reward {record.rewards.mean():.4f} per period")
+    print(f"limit violations: {record.limit_violations}")
+    print(f"steps on the fallback alone: {record.fallback_share:.1%}")
+    for flag, count in record.flags.items():
+        if count:
+            print(f"  {flag}: {count} steps")
 
 
 @app.command(epilog="Example: controlkit benchmark refrigerator --out docs/results/refrigerator --seeds 3")

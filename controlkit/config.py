@@ -87,6 +87,8 @@ class DynamicsRewardConfig(Strict):
         method: `adversarial` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy,
             is trained against the discriminator. `noise` is a deviation: the discriminator is trained against real
             transitions whose outcome is perturbed by noise of many sizes. `mixed` takes half of each.
+        inputs: what is judged with the command: `all` of the observation or the `current` samples alone. The fewer, the
+            farther the reward carries: a whole window of a better controller looks unlike any in the log.
         networks: independent discriminators trained side by side, all averaged.
         updates: discriminator updates.
         snapshots: how many snapshots of each are kept, from the last `snapshot_share` of training, and averaged.
@@ -95,6 +97,7 @@ class DynamicsRewardConfig(Strict):
     """
 
     method: Literal["adversarial", "noise", "mixed"] = "mixed"
+    inputs: Literal["all", "current"] = "all"
     hidden: Hidden = (64, 64)
     activation: Activation = "smooth_leaky"
     networks: Count = 4
@@ -153,8 +156,9 @@ class RolloutConfig(Strict):
         starts: rollouts begun at a time, from rows of the log.
         every: policy updates between two batches of rollouts (an epoch).
         keep: epochs whose rollouts are kept.
-        residual_noise: adds a recorded one-step residual to each chosen transition, for plants whose measurements are
-            noisy: a filter that picks the likeliest candidate would otherwise train on a world without noise.
+        residual_noise: adds a recorded one-step residual to what the policy sees of each chosen transition, for plants
+            whose measurements are noisy: a filter that picks the likeliest candidate would otherwise train on a world
+            without noise. The reward is judged before it is added.
         member_per_rollout: every rollout stays with one elite, so that the policy meets each as a plant of its own and
             learns to correct for what the log leaves uncertain; else every step may use any.
         early_starts: share of the rollouts begun within the first `length` usable steps of an episode, where a plant
@@ -186,6 +190,8 @@ class PolicyConfig(Strict):
         updates: gradient steps.
         real_ratio: share of logged transitions in a batch.
         target_entropy: per action, for commands scaled to [-1, 1].
+        warm_start: updates that first bring the actor to the cloned operator's command, so that the first rollouts do not
+            begin with whatever fresh weights do to a plant.
         behaviour_anchor: weight of the squared distance to the cloned operator's command (scaled to [-1, 1]).
         average: share of the last updates whose actors are averaged (weights) into the one that is kept.
     """
@@ -202,6 +208,7 @@ class PolicyConfig(Strict):
     real_ratio: Share = 0.05
     initial_alpha: Positive = 0.1
     target_entropy: float = -1.0
+    warm_start: Annotated[int, Field(ge=0)] = 500
     behaviour_anchor: NotNegative = 0.0
     average: Share = 0.0
 

@@ -25,12 +25,14 @@ class DiscriminatorEnsemble(nn.Module):
         observation_size: O.
         action_size: m.
         state_slots: (S,) positions of the current state tags in the observation.
+        inputs: positions of the observation that are judged with the command (all of them, or the current samples alone).
         members: K.
         hidden: sizes of the hidden layers.
         act: activation.
         generator: draws the initial weights.
     """
 
+    inputs: Tensor
     state_slots: Tensor
 
     def __init__(
@@ -38,6 +40,7 @@ class DiscriminatorEnsemble(nn.Module):
         observation_size: int,
         action_size: int,
         state_slots: Sequence[int],
+        inputs: Sequence[int],
         *,
         members: int,
         hidden: Sequence[int],
@@ -49,12 +52,16 @@ class DiscriminatorEnsemble(nn.Module):
         self.register_buffer("state_slots", torch.as_tensor(list(state_slots), dtype=torch.int64))
         self.input_scaler = Affine(identity_scaler(observation_size + action_size))
         self.change_scaler = Affine(identity_scaler(len(state_slots)))
-        inputs = observation_size + action_size + len(state_slots)
-        self.net = BatchedMLP(members, inputs, hidden, 1, act=act, generator=generator, output_gain=1.0, skip=False)
+        # The command stands behind the observation, where the scaler has it.
+        seen = [*inputs, *range(observation_size, observation_size + action_size)]
+        self.register_buffer("inputs", torch.as_tensor(seen, dtype=torch.int64))
+        sizes = len(seen) + len(state_slots)
+        self.net = BatchedMLP(members, sizes, hidden, 1, act=act, generator=generator, output_gain=1.0, skip=False)
 
     def logits(self, observation: Tensor, action: Tensor, scaled_change: Tensor) -> Tensor:
         """(B, O), (B, m), (B, S) scaled change -> (K, B). A leading member dimension (K, B, ...) is taken as it is."""
-        x = torch.cat([self.input_scaler(torch.cat([observation, action], dim=-1)), scaled_change], dim=-1)
+        scaled = self.input_scaler(torch.cat([observation, action], dim=-1)).index_select(-1, self.inputs)
+        x = torch.cat([scaled, scaled_change], dim=-1)
         if x.dim() == 2:
             x = x.expand(self.members, *x.shape)
         logits: Tensor = self.net(x).squeeze(-1)

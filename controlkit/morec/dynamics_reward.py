@@ -74,8 +74,9 @@ def fit_dynamics_reward(
     """
     layout = log.layout
     sizes = (layout.size, len(layout.action_tags), layout.state_columns.tolist())
+    seen = target.inputs.tolist()[: -sizes[1]]
     networks = DiscriminatorEnsemble(
-        *sizes, members=config.networks, hidden=config.hidden, act=config.activation, generator=generator
+        *sizes, seen, members=config.networks, hidden=config.hidden, act=config.activation, generator=generator
     ).to(log.rows.device)
     networks.input_scaler.load_state_dict(target.input_scaler.state_dict())
     networks.change_scaler.load_state_dict(target.change_scaler.state_dict())

@@ -58,6 +58,7 @@ def start_linear(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tenso
 # percent.
 MAX_ROWS = 20_000
 ITERATIONS, CALLS = 200, 10
+CONVERGED = 3e-4  # relative gain of a call's iterations below which the fit is done
 
 
 def fit_observers(
@@ -94,10 +95,14 @@ def fit_observers(
         error.backward()
         return error
 
+    before = math.inf
     for _ in range(CALLS):
-        error = float(optimiser.step(closure).detach())
+        error = float(optimiser.step(closure).detach())  # before this call's iterations
         require_finite(error, "dynamics (observers)")
         progress.advance(note=f"error {error / ensemble.members:.4f}")
+        if before - error < CONVERGED * error:
+            break
+        before = error
     with torch.no_grad():
         mean, _ = ensemble.scaled_change(observation, action)
         ensemble.log_std.copy_((mean - target).square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3).log())

@@ -65,6 +65,14 @@ class PolicyLearner:
         self.alpha_optimiser = torch.optim.Adam([self.log_alpha], lr=config.actor_learning_rate)
         self.updates = self.averages = 0
 
+    def warm_start(self, observation: Tensor) -> Tensor:
+        """One step that brings the actor's mean command to the cloned operator's: (B, O) -> the loss."""
+        with torch.no_grad():
+            logged = self.behaviour(observation)
+        loss = ((self.actor(observation) - logged) / self.actor.reach).square().sum(dim=-1).mean()
+        _step(loss, self.actor_optimiser)
+        return loss.detach()
+
     def update(self, batch: Batch, generator: torch.Generator) -> PolicyLosses:
         """One gradient step of critics, actor and temperature."""
         self._schedule()
@@ -139,10 +147,11 @@ class PolicyLearner:
         self.updates, self.averages = content["updates"], content["averages"]
 
     def _schedule(self) -> None:
-        """The actor's learning rate falls along a cosine, as the authors' does."""
+        """The learning rates fall along a cosine (the authors' falls for the actor alone)."""
         done = min(1.0, self.updates / max(1, self.config.updates))
         factor = 0.5 * (1.0 + math.cos(math.pi * done))
         self.actor_optimiser.param_groups[0]["lr"] = self.config.actor_learning_rate * max(factor, 0.01)
+        self.critic_optimiser.param_groups[0]["lr"] = self.config.critic_learning_rate * max(factor, 0.01)
 
     def _average(self) -> None:
         if self.updates <= self.config.updates * (1.0 - self.config.average):

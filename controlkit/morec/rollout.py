@@ -67,7 +67,8 @@ def roll_out(
         rows: (B,) rows to start from.
         length: steps at most.
         generator: random draws.
-        residuals: (R, S) recorded one-step residuals, one of which is added to each chosen transition; `None` for none.
+        residuals: (R, S) recorded one-step residuals, one of which is added, as noise of the sensors, to what the policy
+            sees of each chosen transition; `None` for none.
         member_per_rollout: every rollout lives in the world of one elite, drawn at its start.
     """
     observation, rollout = log.observe(rows), torch.arange(len(rows), device=rows.device)
@@ -80,13 +81,13 @@ def roll_out(
     for step in range(length):
         action = world.limits.apply(policy(observation), observation)
         chosen = transition_filter(observation, action, generator, member)
-        state = chosen.state
-        if residuals is not None:
-            draw = torch.randint(len(residuals), (len(state),), generator=generator, device=state.device)
-            state = state + residuals[draw]
-        next_frame = world.next_frame(state, log.frames[rows + 1])
+        next_frame = world.next_frame(chosen.state, log.frames[rows + 1])
+        # Judged before noise is added: what counts is what the plant does, not what its sensors make of it.
         reward = world.objective.reward(observation, action, next_frame)
         terminated = world.objective.terminated(next_frame)
+        if residuals is not None:
+            draw = torch.randint(len(residuals), (len(rows),), generator=generator, device=rows.device)
+            next_frame = world.next_frame(chosen.state + residuals[draw], next_frame)
         kept = chosen.accepted
         number = torch.full_like(rollout, step)
         record = (

@@ -83,6 +83,8 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     epochs = -(-config.policy.updates // rollout.every)
     progress.start("policy", epochs)
     progress.advance(learner.updates // rollout.every)
+    for _ in range(config.policy.warm_start if not learner.updates else 0):
+        learner.warm_start(log.observe(log.sample(config.policy.batch_size, generator)))
     while learner.updates < config.policy.updates:
         rows = start_rows(log, rollout, generator)
         explore = _exploring(models, generator)

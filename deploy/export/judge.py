@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from controlkit.artifacts import Models
 from controlkit.models.discriminator import MAX_PROBABILITY
-from controlkit.models.ensemble import GaussianEnsemble
-from controlkit.models.layers import BatchedLinear
 
 # Probabilities below this are not told apart: the evidence stays within +-27.6.
 LEAST = 1e-12
@@ -25,7 +23,7 @@ class Judge(nn.Module):
 
     def __init__(self, models: Models) -> None:
         super().__init__()
-        self.dynamics = elites_only(models.dynamics)
+        self.dynamics = models.dynamics.elites_only()
         self.reward = copy.deepcopy(models.reward)
         self.eval().requires_grad_(False)
 
@@ -56,15 +54,3 @@ class Judge(nn.Module):
 def _at_least(x: Tensor, least: float) -> Tensor:
     """x, or `least` where it is below; NaN stays NaN, so that a broken network is seen."""
     return torch.where(x < least, least, x)
-
-
-def elites_only(dynamics: GaussianEnsemble) -> GaussianEnsemble:
-    """A copy that holds the elites alone, so that the bundle is small and the edge computes nothing in vain."""
-    pruned = copy.deepcopy(dynamics)
-    for layer in pruned.modules():
-        if isinstance(layer, BatchedLinear):
-            layer.weight = nn.Parameter(layer.weight[dynamics.elites].detach().clone())
-            layer.bias = nn.Parameter(layer.bias[dynamics.elites].detach().clone())
-    pruned.members = len(dynamics.elites)
-    pruned.elites = torch.arange(pruned.members)
-    return pruned

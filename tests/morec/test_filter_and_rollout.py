@@ -1,0 +1,191 @@
+"""The transition filter and model rollouts, against obvious versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from controlkit.artifacts import Models, build_models
+from controlkit.config import FilterConfig, RolloutConfig
+from controlkit.morec.dynamics import WorldModel, fit_dynamics
+from controlkit.morec.rollout import roll_out, start_rows, training_reward
+from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold
+from controlkit.objective import CommandLimits
+from controlkit.progress import Silent
+from controlkit.replay import LoggedTransitions
+from tests import small_plant
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def log() -> LoggedTransitions:
+    return LoggedTransitions(small_plant.dataset())
+
+
+@pytest.fixture(scope="module")
+def models(log: LoggedTransitions) -> Models:
+    config = small_plant.config(dynamics={"hidden": []})
+    built = build_models(config, small_plant.spec(), generator())
+    limits = CommandLimits(small_plant.spec())
+    fit_dynamics(built.dynamics, log, config.dynamics, config.scaling, limits, generator(), Silent())
+    return built
+
+
+class PrefersHigh(torch.nn.Module):
+    """A dynamics reward that prefers the highest next level, for telling which candidate was taken."""
+
+    def forward(self, observation: torch.Tensor, action: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        return state[:, 0]
+
+
+def make_filter(models: Models, threshold: float = -np.inf, **settings: Any) -> TransitionFilter:
+    return TransitionFilter(models.dynamics, PrefersHigh(), FilterConfig(**settings), threshold)  # type: ignore[arg-type]
+
+
+def test_candidates_are_samples_members_means_and_the_ensemble_mean(models: Models) -> None:
+    means, stds = torch.arange(6.0).reshape(2, 3, 1), torch.zeros(2, 3, 1)
+    found = make_filter(models, samples=3).candidates(means, stds, generator())
+    expected = torch.cat([means, means, means, means, means.mean(0, keepdim=True)])
+    torch.testing.assert_close(found, expected)
+    alone = make_filter(models, samples=0, member_means=False).candidates(means, stds, generator())
+    torch.testing.assert_close(alone, means.mean(0, keepdim=True))
+
+
+def test_argmax_takes_the_best_candidate_and_the_threshold_rejects(models: Models, log: LoggedTransitions) -> None:
+    observation, action = log.observe(log.rows[:40]), log.actions[log.rows[:40]]
+    chooser = make_filter(models, threshold=0.5)
+    chosen = chooser(observation, action, generator(3))
+    means, stds = models.dynamics(observation, action)
+    candidates = chooser.candidates(means, stds, generator(3))
+    torch.testing.assert_close(chosen.state, candidates.amax(0))
+    assert chosen.accepted.tolist() == (candidates.amax(0)[:, 0] >= 0.5).tolist()
+    assert 0 < int(chosen.accepted.sum()) < 40
+
+
+def test_softmax_follows_its_weights(models: Models, log: LoggedTransitions) -> None:
+    observation, action = log.observe(log.rows[:1]).expand(4000, -1), log.actions[log.rows[:1]].expand(4000, -1)
+    chooser = make_filter(models, samples=0, member_means=True, ensemble_mean=False, choose="softmax", kappa=0.01)
+    with torch.no_grad():
+        models.dynamics.net.body[0].bias[1, 0, 0] += 0.05  # so that the members differ
+    chosen = chooser(observation, action, generator())
+    means, _ = models.dynamics(observation[:1], action[:1])
+    weights = torch.softmax(means[:, 0, 0] / 0.01, 0)
+    share = float((chosen.state[:, 0] - means[0, 0, 0]).abs().lt(1e-6).float().mean())
+    with torch.no_grad():
+        models.dynamics.net.body[0].bias[1, 0, 0] -= 0.05
+    assert abs(share - float(weights[0])) < 0.03
+
+
+def test_a_member_per_rollout_uses_that_member_alone(models: Models, log: LoggedTransitions) -> None:
+    observation, action = log.observe(log.rows[:6]), log.actions[log.rows[:6]]
+    member = torch.tensor([0, 1, 0, 1, 1, 0])
+    chosen = make_filter(models, samples=0, ensemble_mean=False)(observation, action, generator(), member)
+    means, _ = models.dynamics(observation, action)
+    torch.testing.assert_close(chosen.state, means[member, torch.arange(6)])
+
+
+def test_an_exact_model_rolls_out_as_the_plant_does(models: Models, log: LoggedTransitions) -> None:
+    world = WorldModel(models.dynamics, small_plant.spec())
+    chooser = make_filter(models, samples=0, member_means=False)
+    rows = log.rows[[0, 50, 150]]
+    rolled = roll_out(world, chooser, lambda o: 1.5 - o[:, :1], log, rows, 30, generator())
+    for number, row in enumerate(rows.tolist()):
+        level = float(log.frames[row, 0])
+        mine = rolled.start == number
+        for step, frame in zip(rolled.step[mine].tolist(), rolled.next_frame[mine].tolist(), strict=True):
+            valve = min(max(1.5 - level, -2.0), 2.0)
+            level = small_plant.next_level(level, valve, float(log.frames[row + step, 1]))
+            assert frame[0] == pytest.approx(level, abs=0.02)
+            assert frame[1] == float(log.frames[row + step + 1, 1])
+        assert int(mine.sum()) == 30
+    torch.testing.assert_close(rolled.reward, -(rolled.next_frame[:, 0] - 1).abs())
+
+
+def test_rollouts_end_where_the_record_ends_and_say_so(models: Models, log: LoggedTransitions) -> None:
+    world = WorldModel(models.dynamics, small_plant.spec())
+    rows = log.rows[log.remaining[log.rows] == 4][:2]
+    rolled = roll_out(world, make_filter(models), lambda o: o[:, :1] * 0, log, rows, 30, generator())
+    assert len(rolled.reward) == 8
+    assert rolled.ran_out == 2
+    assert rolled.rejected == 0
+    assert not bool(rolled.terminated.any())
+
+
+def test_a_rejected_transition_is_discarded_and_ends_its_rollout(models: Models, log: LoggedTransitions) -> None:
+    world = WorldModel(models.dynamics, small_plant.spec())
+    chooser = make_filter(models, threshold=0.0)
+    # The valve shut, the level falls below 0, where the stand-in reward is below the threshold.
+    rolled = roll_out(world, chooser, lambda o: torch.full_like(o[:, :1], -2.0), log, log.rows[:20], 30, generator())
+    assert rolled.rejected == 20
+    assert bool((rolled.next_frame[:, 0] >= 0).all())
+    assert not bool(rolled.terminated.any())
+
+
+def test_a_trip_terminates(models: Models, log: LoggedTransitions) -> None:
+    plant = small_plant.spec(episodes={"terminated": [{"tag": "level", "below": -1}]})
+    world = WorldModel(models.dynamics, plant)
+    rolled = roll_out(
+        world, make_filter(models), lambda o: torch.full_like(o[:, :1], -2.0), log, log.rows[:9], 30, generator()
+    )
+    assert int(rolled.terminated.sum()) == 9
+    below = rolled.next_frame[:, 0] < -1
+    assert torch.equal(below, rolled.terminated)
+
+
+def test_residuals_are_seen_by_the_policy_but_not_charged(models: Models, log: LoggedTransitions) -> None:
+    world = WorldModel(models.dynamics, small_plant.spec())
+    chooser = make_filter(models, samples=0, member_means=False)
+    quiet, noisy = (
+        roll_out(world, chooser, lambda o: o[:, :1] * 0, log, log.rows[:5], 1, generator(), residuals)
+        for residuals in (None, torch.tensor([[0.5]]))
+    )
+    torch.testing.assert_close(noisy.next_frame[:, 0], quiet.next_frame[:, 0] + 0.5)
+    torch.testing.assert_close(noisy.reward, quiet.reward)
+
+
+def test_doubt_and_violations_cost(models: Models, log: LoggedTransitions) -> None:
+    plant = small_plant.spec(constraints=[{"tag": "level", "high": 0.0}])
+    world = WorldModel(models.dynamics, plant)
+    rolled = roll_out(world, make_filter(models), lambda o: o[:, :1] * 0, log, log.rows[:50], 5, generator())
+    settings = RolloutConfig(penalty_coefficient=3.0, constraint_coefficient=2.0)
+    reward = training_reward(rolled, world, settings, 0.5)
+    over = rolled.next_frame[:, 0].clamp(min=0) / 20
+    torch.testing.assert_close(reward, rolled.reward - 1.5 * rolled.disagreement - 1.0 * over)
+    plain = training_reward(rolled, world, RolloutConfig(penalty="none", constraint_coefficient=0), 0.5)
+    torch.testing.assert_close(plain, rolled.reward)
+
+
+def test_starts_are_usable_rows_with_a_share_near_the_beginning(log: LoggedTransitions) -> None:
+    rows = start_rows(log, RolloutConfig(starts=400, length=5, early_starts=0.5), generator())
+    assert set(rows.tolist()) <= set(log.rows.tolist())
+    assert int((log.position[rows] < 7).sum()) >= 200
+
+
+def slow_threshold(scores: list[float], rows: list[int], length: int, survival: float) -> float:
+    """Window by window, in plain Python."""
+    runs: list[list[float]] = []
+    for index, row in enumerate(rows):
+        if index == 0 or row != rows[index - 1] + 1:
+            runs.append([])
+        runs[-1].append(scores[index])
+    lowest = []
+    for run in runs:
+        size = min(length, len(run))
+        lowest += [min(run[i : i + size]) for i in range(len(run) - size + 1)]
+    return float(np.quantile(np.array(lowest, dtype=np.float32), 1 - survival))
+
+
+def test_the_threshold_lets_the_asked_share_of_whole_trajectories_survive() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([np.arange(100), np.arange(200, 320), np.arange(400, 403)])
+    scores = rng.normal(size=len(rows)).astype(np.float32)
+    threshold = calibrate_threshold(torch.from_numpy(scores), torch.from_numpy(rows), 10, 0.9)
+    assert threshold == pytest.approx(slow_threshold(scores.tolist(), rows.tolist(), 10, 0.9), abs=1e-5)
+    # A quantile of single steps would end most trajectories: the calibrated threshold is far below it.
+    assert threshold < float(np.quantile(scores, 0.1))
