@@ -28,7 +28,7 @@ Data = Annotated[Path, typer.Option(help="Data set, as 'ingest' wrote it.", show
 Seed = Annotated[int, typer.Option(min=0, help="Every random number follows from it.")]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and end.", is_eager=True)] = False,

@@ -163,6 +163,8 @@ class RolloutConfig(Strict):
             learns to correct for what the log leaves uncertain; else every step may use any.
         early_starts: share of the rollouts begun within the first `length` usable steps of an episode, where a plant
             is started up and uniform draws hardly look.
+        event_starts: share of the rollouts begun at most `length` steps before a large change of an exogenous tag, which is
+            where a controller earns its keep and, again, uniform draws hardly look.
         penalty: `disagreement` of the elites' means, or `max_std` (MOPO: the largest norm of their spreads), in units
             of the log's typical change.
         penalty_coefficient: what one unit of it costs, in units of the log's reward spread.
@@ -176,9 +178,17 @@ class RolloutConfig(Strict):
     residual_noise: bool = False
     member_per_rollout: bool = False
     early_starts: Share = 0.0
+    event_starts: Share = 0.0
     penalty: Literal["disagreement", "max_std", "none"] = "disagreement"
     penalty_coefficient: NotNegative = 0.5
     constraint_coefficient: NotNegative = 10.0
+
+
+    @model_validator(mode="after")
+    def _shares(self) -> RolloutConfig:
+        if self.early_starts + self.event_starts > 1.0:
+            raise ValueError("early_starts and event_starts add up to more than 1")
+        return self
 
 
 class PolicyConfig(Strict):
@@ -190,8 +200,8 @@ class PolicyConfig(Strict):
         updates: gradient steps.
         real_ratio: share of logged transitions in a batch.
         target_entropy: per action, for commands scaled to [-1, 1].
-        warm_start: updates that first bring the actor to the cloned operator's command, so that the first rollouts do not
-            begin with whatever fresh weights do to a plant.
+        warm_start: updates that first bring the actor to the cloned operator's command, so that the first rollouts do
+            not begin with whatever fresh weights do to a plant.
         behaviour_anchor: weight of the squared distance to the cloned operator's command (scaled to [-1, 1]).
         average: share of the last updates whose actors are averaged (weights) into the one that is kept.
     """

@@ -90,7 +90,8 @@ def validate(model: type[Model], content: dict[str, Any], path: Path | None, err
     try:
         return model.model_validate(content)
     except ValidationError as problem:
-        details = problem.errors()
+        # A misspelled key is also a missing one: the misspelling says more.
+        details = sorted(problem.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
         first = details[0]
         location = [part for part in first["loc"] if not _is_union_label(part, content, first["loc"])]
         if not location and (prefix := _PLACE.match(first["msg"].removeprefix("Value error, "))):

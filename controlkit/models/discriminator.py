@@ -25,7 +25,7 @@ class DiscriminatorEnsemble(nn.Module):
         observation_size: O.
         action_size: m.
         state_slots: (S,) positions of the current state tags in the observation.
-        inputs: positions of the observation that are judged with the command (all of them, or the current samples alone).
+        inputs: positions of the observation that are judged with the command: all of them, or the current ones alone.
         members: K.
         hidden: sizes of the hidden layers.
         act: activation.

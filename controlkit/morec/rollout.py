@@ -67,8 +67,8 @@ def roll_out(
         rows: (B,) rows to start from.
         length: steps at most.
         generator: random draws.
-        residuals: (R, S) recorded one-step residuals, one of which is added, as noise of the sensors, to what the policy
-            sees of each chosen transition; `None` for none.
+        residuals: (R, S) recorded one-step residuals, one of which is added, as noise of the sensors, to what the
+            policy sees of each chosen transition; `None` for none.
         member_per_rollout: every rollout lives in the world of one elite, drawn at its start.
     """
     observation, rollout = log.observe(rows), torch.arange(len(rows), device=rows.device)
@@ -116,15 +116,50 @@ def roll_out(
     return Rollouts._make([*joined, rejected, ran_out])
 
 
-def start_rows(log: LoggedTransitions, config: RolloutConfig, generator: torch.Generator) -> Tensor:
-    """(starts,) rows of the log to roll out from: uniform, with a share near the beginning of episodes."""
-    rows = log.sample(config.starts, generator)
-    early = round(config.early_starts * config.starts)
-    if early:
-        near = log.rows[log.position[log.rows] < log.layout.depth + config.length]
-        drawn = torch.randint(len(near), (early,), generator=generator, device=near.device)
-        rows[:early] = near[drawn]
-    return rows
+# A change of an exogenous tag is an event if it is among the largest fiftieth, or the tag hardly ever changes.
+EVENT_QUANTILE = 0.98
+
+
+class StartRows:
+    """Draws the rows of the log that rollouts begin at: uniform, with shares near episodes' beginnings and events.
+
+    Args:
+        log: recorded transitions.
+        config: the shares.
+    """
+
+    def __init__(self, log: LoggedTransitions, config: RolloutConfig) -> None:
+        self.log, self.config = log, config
+        self.early = log.rows[log.position[log.rows] < log.layout.depth + config.length]
+        self.events = log.rows[_before_events(log, config.length)[log.rows]]
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """(starts,) rows."""
+        rows = self.log.sample(self.config.starts, generator)
+        begin = 0
+        for near, share in ((self.early, self.config.early_starts), (self.events, self.config.event_starts)):
+            count = round(share * self.config.starts) if len(near) else 0
+            drawn = torch.randint(max(1, len(near)), (count,), generator=generator, device=rows.device)
+            rows[begin : begin + count] = near[drawn]
+            begin += count
+        return rows
+
+
+def _before_events(log: LoggedTransitions, length: int) -> Tensor:
+    """(N,) whether an exogenous tag changes much within the next `length` rows of the same episode."""
+    layout = log.layout
+    exogenous = [i for i, tag in enumerate(layout.frame_tags) if tag not in layout.state_tags]
+    change = (log.frames[1:, exogenous] - log.frames[:-1, exogenous]).abs()  # (N - 1, X)
+    change[log.remaining[:-1] == 0] = 0.0
+    event = torch.zeros(len(log.frames), dtype=torch.bool, device=change.device)
+    for column in change.T:
+        known = column[torch.isfinite(column)]
+        cut = float(known.sort().values[int(EVENT_QUANTILE * (len(known) - 1))]) if len(known) else 0.0
+        event[:-1] |= (column >= cut) & (column > 0)  # a tag that rarely switches has a quantile of 0
+    ahead = torch.zeros_like(event)
+    for lag in range(min(length, len(event))):
+        ahead[: len(event) - lag] |= event[lag:] & (log.remaining[: len(event) - lag] > lag)
+    return ahead
 
 
 def training_reward(rollouts: Rollouts, world: WorldModel, config: RolloutConfig, reward_spread: float) -> Tensor:

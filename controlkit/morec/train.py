@@ -27,7 +27,7 @@ from controlkit.morec.dynamics import (
 )
 from controlkit.morec.dynamics_reward import fit_behaviour, fit_dynamics_reward
 from controlkit.morec.policy_update import PolicyLearner
-from controlkit.morec.rollout import roll_out, start_rows, training_reward
+from controlkit.morec.rollout import StartRows, roll_out, training_reward
 from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold, recorded_scores
 from controlkit.objective import CommandLimits
 from controlkit.progress import Progress
@@ -81,12 +81,13 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     residuals = models.residuals if rollout.residual_noise else None
     real = round(config.policy.real_ratio * config.policy.batch_size)
     epochs = -(-config.policy.updates // rollout.every)
+    starts = StartRows(log, rollout)
     progress.start("policy", epochs)
     progress.advance(learner.updates // rollout.every)
     for _ in range(config.policy.warm_start if not learner.updates else 0):
         learner.warm_start(log.observe(log.sample(config.policy.batch_size, generator)))
     while learner.updates < config.policy.updates:
-        rows = start_rows(log, rollout, generator)
+        rows = starts.draw(generator)
         explore = _exploring(models, generator)
         rolled = roll_out(
             world, chooser, explore, log, rows, rollout.length, generator, residuals, rollout.member_per_rollout

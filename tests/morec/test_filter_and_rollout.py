@@ -11,7 +11,7 @@ import torch
 from controlkit.artifacts import Models, build_models
 from controlkit.config import FilterConfig, RolloutConfig
 from controlkit.morec.dynamics import WorldModel, fit_dynamics
-from controlkit.morec.rollout import roll_out, start_rows, training_reward
+from controlkit.morec.rollout import StartRows, roll_out, training_reward
 from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold
 from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
@@ -162,9 +162,20 @@ def test_doubt_and_violations_cost(models: Models, log: LoggedTransitions) -> No
 
 
 def test_starts_are_usable_rows_with_a_share_near_the_beginning(log: LoggedTransitions) -> None:
-    rows = start_rows(log, RolloutConfig(starts=400, length=5, early_starts=0.5), generator())
+    rows = StartRows(log, RolloutConfig(starts=400, length=5, early_starts=0.5)).draw(generator())
     assert set(rows.tolist()) <= set(log.rows.tolist())
     assert int((log.position[rows] < 7).sum()) >= 200
+
+
+def test_event_starts_lie_before_a_change_of_the_load(log: LoggedTransitions) -> None:
+    starts = StartRows(log, RolloutConfig(starts=400, length=3, event_starts=1.0))
+    load = log.frames[:, 1]
+    for row in starts.draw(generator()).tolist():
+        ahead = load[row : row + 1 + min(3, int(log.remaining[row]))]
+        assert float(ahead.max()) > float(ahead.min())
+    calm = StartRows(LoggedTransitions(small_plant.dataset(steps=9)), RolloutConfig(starts=9, event_starts=1.0))
+    assert len(calm.events) == 0
+    assert len(calm.draw(generator())) == 9
 
 
 def slow_threshold(scores: list[float], rows: list[int], length: int, survival: float) -> float:
