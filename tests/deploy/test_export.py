@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from controlkit.artifacts import RunFolder
 from controlkit.errors import ArtifactError, GateError
 from controlkit.files import write_json
+from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
 from controlkit.spec import PlantSpec
 from deploy.bundle.manifest import INPUTS, OUTPUTS
@@ -357,3 +358,22 @@ def test_ranges_beyond_float32_are_refused() -> None:
     description["tags"]["inflow"]["range"] = [0, 1e31]  # type: ignore[index]
     with pytest.raises(GateError, match="range of 'inflow' is too wide"):
         require_moderate(PlantSpec.from_dict(description))
+
+
+def test_the_last_thing_done_to_the_action_is_the_absolute_clamp(exported: Exported) -> None:
+    """In the file itself: `action` is where(x >= low, where(x <= high, x, high), low), x the limited blend."""
+    model = onnx.load(str(exported.path / "controller.onnx"))
+    makers = {name: node for node in model.graph.node for name in node.output}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    limits = CommandLimits(exported.run.spec)
+    outer = makers["action"]
+    assert outer.op_type == "Where"
+    assert np.array_equal(constants[outer.input[2]].reshape(-1), limits.low)
+    assert makers[outer.input[0]].op_type == "GreaterOrEqual"
+    inner = makers[outer.input[1]]
+    assert inner.op_type == "Where"
+    assert np.array_equal(constants[inner.input[2]].reshape(-1), limits.high)
+    assert makers[inner.input[0]].op_type == "LessOrEqual"
+    rate_limited = makers[inner.input[1]]
+    assert rate_limited.op_type == "Where"
+    assert rate_limited.input[2] not in constants  # about the reference, which moves
