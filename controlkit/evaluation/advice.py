@@ -40,7 +40,7 @@ def _shadow_plan(c: CandidateFindings, found: Findings, unit: str, period_s: flo
         f"({rows} periods) that cover the plant's usual regimes.",
         f"Hold its one-step predictions against the plant: the error must stay near what was found here "
         f"({_errors(found)}).",
-        f"Stop and evaluate again if more than {1.0 - c.support.held_out + 0.05:.0%} of its proposed steps lie outside "
+        f"Stop and evaluate again if more than {_tolerated(c):.0%} of its proposed steps lie outside "
         f"the log's support, or if its own monitors distrust the plant for longer than {found.estimand.block} periods.",
         f"After the trial, evaluate again with the shadow data added: the gain must stay within {doubt:.3g} {unit} of "
         f"{c.gain.value:.4g} {unit} per period.",
@@ -49,23 +49,22 @@ def _shadow_plan(c: CandidateFindings, found: Findings, unit: str, period_s: flo
 
 
 def _outside(tag: OutsideTag, found: Findings) -> str:
-    unit = next(slot.unit for slot in found.log.layout.slots if slot.tag == tag.tag) if _observed(tag, found) else ""
+    unit = found.units[tag.tag]
+    asked = f"{tag.low:.3g} to {tag.high:.3g}" + ("" if unit == "1" else f" {unit}")
     return (
-        f"Record operation with {tag.tag} at {tag.low:.3g} .. {tag.high:.3g} {unit}".rstrip()
-        + f" in such situations: the nearest recorded steps have {tag.nearest_low:.3g} .. {tag.nearest_high:.3g} "
-        f"({tag.share:.1%} of the policy's steps)."
+        f"Record operation with {tag.tag} at {asked} in the situations in which the policy goes there: the nearest "
+        f"recorded steps have {tag.nearest_low:.3g} to {tag.nearest_high:.3g} ({tag.share:.1%} of the policy's steps)."
     )
 
 
-def _observed(tag: OutsideTag, found: Findings) -> bool:
-    return any(slot.tag == tag.tag for slot in found.log.layout.slots)
+def _tolerated(c: CandidateFindings) -> float:
+    """What the rollouts show already, and a twentieth more."""
+    return 1.0 - min(c.support.share, c.support.held_out) + 0.05
 
 
 def _errors(found: Findings) -> str:
-    layout = found.log.layout
-    pairs = zip(layout.state_tags, found.model.one_step_rmse.tolist(), strict=True)
-    units = {slot.tag: slot.unit for slot in layout.slots}
-    return ", ".join(f"{tag} {rmse:.3g} {units[tag]}" for tag, rmse in pairs)
+    pairs = zip(found.log.layout.state_tags, found.model.one_step_rmse.tolist(), strict=True)
+    return ", ".join(f"{tag} {rmse:.3g} {found.units[tag]}" for tag, rmse in pairs)
 
 
 def _hours(hours: float) -> str:

@@ -1,7 +1,7 @@
 """The evaluation, from runs and data to a report: one screen that names the stages.
 
-Policies are judged on the evaluation part of the split, from its recorded states. Models and Q functions are fitted on the
-calibration and evaluation parts, which no policy was trained on.
+Policies are judged on the evaluation part of the split, from its recorded states. Models and Q functions are fitted
+on the calibration and evaluation parts, which no policy was trained on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class Effort:
         model_updates, clone_updates, fqe_updates: gradient steps.
         fqe_members: Q networks per policy.
         starts: start states at most.
-        watched: rollouts per fold whose steps are judged for support.
     """
 
     folds: int = 5
@@ -57,11 +56,10 @@ class Effort:
     fqe_updates: int = 1000
     fqe_members: int = 6
     starts: int = 256
-    watched: int = 64
 
 
 FULL = Effort()
-QUICK = Effort(folds=3, model_updates=300, clone_updates=400, fqe_updates=200, fqe_members=4, starts=96, watched=32)
+QUICK = Effort(folds=3, model_updates=300, clone_updates=400, fqe_updates=200, fqe_members=4, starts=96)
 
 
 def evaluate(
@@ -118,8 +116,8 @@ def assess(
     Args:
         policies: what is evaluated.
         data: the data set.
-        evaluation_rows: where the evaluation log begins (models are fitted from there on), and where its evaluation part
-            begins (policies start from there on).
+        evaluation_rows: where the evaluation log begins (models are fitted from there on), and where its evaluation
+            part begins (policies start from there on).
         gamma: discount.
         scaling: floors of the inputs' scaling.
         effort: how much is computed.
@@ -148,7 +146,7 @@ def assess(
     progress.start("model rollouts", len(everyone))
     rolled = []
     for policy in everyone:
-        rolled.append(roll_out_folds(model, policy, log, starts.rows, estimand, seed, watch=effort.watched))
+        rolled.append(roll_out_folds(model, policy, log, starts.rows, estimand, seed, judged=True))
         progress.advance()
     fitted = fit_values(
         everyone,
@@ -195,6 +193,7 @@ def assess(
         recorded=common.recorded,
         log=log,
         first_row=begin,
+        units={tag: described.unit for tag, described in data.spec.tags.items()},
         effort=effort,
         seed=seed,
         quick=False,

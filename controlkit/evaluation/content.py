@@ -1,4 +1,4 @@
-"""From findings to the report's content: plain values, every one that is printed or plotted, and the words around them."""
+"""From findings to the report's content: plain values, every one that is printed or plotted, and the words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def describe(found: Findings, runs: Sequence[RunFolder], data: TransitionDataset
             "name": spec.name,
             "description": spec.description,
             "period_s": spec.period_s,
-            "units": {tag: described.unit for tag, described in spec.tags.items()},
+            "units": found.units,
             "descriptions": {tag: described.description for tag, described in spec.tags.items()},
             "reward_unit": reward_unit(spec),
         },

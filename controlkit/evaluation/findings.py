@@ -59,6 +59,7 @@ class Findings:
         operator_model, operator_fqe: the cloned operator's value by each estimator; operator_rolled: its rollouts.
         candidates: the policies.
         recorded: the log's steps; log: the evaluation log; first_row: where it begins in the data set.
+        units: unit of every tag.
         effort, seed, quick, seconds: how it was computed.
     """
 
@@ -74,6 +75,7 @@ class Findings:
     recorded: RecordedSteps
     log: LoggedTransitions
     first_row: int
+    units: dict[str, str]
     effort: Effort
     seed: int
     quick: bool

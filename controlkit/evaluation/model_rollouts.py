@@ -28,8 +28,8 @@ class RolledOut:
         returns: (E, N) value from each start; terms: the same per term of the objective.
         frames: (H + 1, B, n) the first one recorded; actions: (H, B, m); rewards: (H, B).
         alive: (H, B) whether the plant had not tripped before the step.
-        watched: (C,) the rollouts whose steps are judged; scores: (H, C) dynamics reward of their steps by the policy's
-            own run; (H, 0) where there is none.
+        watched: (N,) one rollout of every start, the members by turns; scores: (H, N) dynamics reward of their steps by
+            the policy's own run; (H, 0) where none was asked for.
     """
 
     members: int
@@ -54,7 +54,7 @@ def roll_out_paired(
     residuals: Tensor,
     seed: int,
     *,
-    watch: int = 0,
+    judged: bool = False,
     filtered: bool = False,
 ) -> RolledOut:
     """Rolls a policy out from `rows`.
@@ -67,7 +67,7 @@ def roll_out_paired(
         estimand: horizon and weights.
         residuals: (R, S) what the noise is drawn from.
         seed: of the noise; equal seeds meet every policy and every fold with the same noise.
-        watch: how many of the rollouts get dynamics rewards; they are spread evenly over the starts and members.
+        judged: whether steps get dynamics rewards.
         filtered: of the members' means and their mean take the one that the run's dynamics reward prefers (MOREC's
             filter without its threshold) instead of each member's own.
     """
@@ -80,7 +80,7 @@ def roll_out_paired(
     observation = log.observe(at)
     judge = policy.dynamics_reward
     weights = estimand.weights
-    watched = torch.linspace(0, batch - 1, min(watch, batch), dtype=torch.float64).round().long()  # (C,)
+    watched = torch.arange(starts) + starts * (torch.arange(starts) % members)  # (N,)
     frames, actions, rewards, alive_at, scores = [log.frames[at]], [], [], [], []
     returns = torch.zeros(batch, dtype=torch.float64)
     terms = {name: torch.zeros(batch, dtype=torch.float64) for name in world.objective.term_names}
@@ -105,7 +105,7 @@ def roll_out_paired(
             reward += part
             terms[name] += weights[step] * part
         returns += weights[step] * reward
-        if watch and judge is not None:
+        if judged and judge is not None:
             seen = next_frame[watched][:, world.state_columns]
             scores.append(judge(observation[watched], action[watched], seen))
         frames.append(next_frame)
@@ -137,12 +137,12 @@ def roll_out_folds(
     estimand: Estimand,
     seed: int,
     *,
-    watch: int = 0,
+    judged: bool = False,
     filtered: bool = False,
 ) -> list[RolledOut]:
     """The policy in every fold's model, under the same noise."""
     return [
-        roll_out_paired(fold, policy, log, rows, estimand, model.residuals, seed, watch=watch, filtered=filtered)
+        roll_out_paired(fold, policy, log, rows, estimand, model.residuals, seed, judged=judged, filtered=filtered)
         for fold in model.folds
     ]
 

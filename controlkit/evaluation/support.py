@@ -25,7 +25,7 @@ from controlkit.replay import LoggedTransitions
 # Share of held-out recorded steps that each of the two judges lets pass.
 PASS = 0.995
 NEIGHBOURS = 5
-MAX_REFERENCE, MAX_HELD_OUT, MAX_STEPS = 4096, 4096, 6000
+MAX_REFERENCE, MAX_HELD_OUT, MAX_STEPS = 4096, 4096, 12_000
 # A tag is named where it accounts for at least this share of the steps outside.
 NAMED = 0.02
 
@@ -134,10 +134,12 @@ def find_support(
     points = torch.cat([torch.cat([r.frames[:-1, r.watched], r.actions[:, r.watched]], dim=2) for r in rolled], dim=1)
     alive = torch.cat([r.alive[:, r.watched] for r in rolled], dim=1)  # (H, C)
     horizon, count, width = points.shape
-    # Whole steps of the horizon are thinned where there are too many; the weights are those of the value.
-    every = max(1, -(-horizon * count // MAX_STEPS))
-    columns = torch.arange(0, count, every)
-    points, alive = points[:, columns], alive[:, columns]
+    # Of every step as many rollouts are looked at as can be afforded, other ones each time; weights are the value's.
+    generator = torch.Generator().manual_seed(0)
+    kept = max(1, min(count, MAX_STEPS // horizon))
+    columns = torch.rand(horizon, count, generator=generator).argsort(dim=1)[:, :kept]  # (H, C')
+    alive = alive.gather(1, columns)
+    points = points.gather(1, columns.unsqueeze(2).expand(-1, -1, width))
     weight = estimand.weights.unsqueeze(1) * alive
     weight = weight / weight.sum()
     flat = points.reshape(-1, width)
@@ -146,7 +148,7 @@ def find_support(
     likely, reward_cut = torch.ones_like(near), float("nan")
     if judge is not None:
         reward_cut = recorded.reward_cut(judge)
-        likely = torch.cat([r.scores for r in rolled], dim=1)[:, columns] >= reward_cut
+        likely = torch.cat([r.scores for r in rolled], dim=1).gather(1, columns) >= reward_cut
     supported = near & likely
     living = alive.double().sum(dim=1).clamp(min=1.0)
     return SupportFound(

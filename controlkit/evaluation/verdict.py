@@ -221,7 +221,7 @@ def _limit(limit: LimitEvidence) -> Check:
     else:
         tail = "may be exceeded"
     return Check(
-        f"limit: {limit.name}",
+        limit.name,
         "merit",
         limit.holds,
         f"{limit.name} {tail}: {limit.policy:.2%} of the simulated samples are outside ({limit.low:.2%} to "
