@@ -15,7 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlkit.artifacts import RunFolder
+from controlkit.artifacts import RunFolder, build_dynamics
+from controlkit.config import DynamicsConfig
 from controlkit.errors import ArtifactError, GateError
 from controlkit.files import write_json
 from controlkit.objective import CommandLimits
@@ -27,9 +28,9 @@ from deploy.bundle.verify import open_graph, open_session
 from deploy.export.exporter import STAGES, export_bundle, require_finite
 from deploy.export.gates import check_fuzz, check_parity, golden_vectors
 from deploy.export.graph import ControllerGraph, GraphInputs
-from deploy.export.onnx_export import OPERATORS, OPSET, check_file
+from deploy.export.onnx_export import OPERATORS, OPSET, ReferenceRuntime, check_file, to_onnx
 from deploy.export.samples import corrupted_inputs, random_inputs, recorded_inputs
-from deploy.export.slots import require_moderate
+from deploy.export.slots import input_slots, output_slots, require_moderate
 from tests.deploy.conftest import Exported, Tank
 from tests.deploy.plants import plant_description
 
@@ -377,3 +378,26 @@ def test_the_last_thing_done_to_the_action_is_the_absolute_clamp(exported: Expor
     rate_limited = makers[inner.input[1]]
     assert rate_limited.op_type == "Where"
     assert rate_limited.input[2] not in constants  # about the reference, which moves
+
+
+def test_observers_are_exported_too(tank: Tank) -> None:
+    """The other architecture of the world model, elites only, gives the same in onnxruntime as in torch."""
+    spec, generator = tank.data.spec, torch.Generator().manual_seed(11)
+    config = DynamicsConfig(architecture="observer", hidden=(8,), members=3, elites=2)
+    dynamics = build_dynamics(config, spec, generator)
+    for name in ("input_scaler", "change_scaler"):
+        getattr(dynamics, name).load_state_dict(getattr(tank.models.dynamics, name).state_dict())
+    with torch.no_grad():
+        for parameter in dynamics.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    dynamics.elites = torch.tensor([2, 0])
+    models = replace(tank.models, dynamics=dynamics)
+    graph = ControllerGraph(spec, models, tank.thresholds, tank.safety)
+    inputs = {name: len(slots) for name, slots in input_slots(spec, tank.data.layout).items()}
+    outputs = {name: len(slots) for name, slots in output_slots(spec, tank.data.layout).items()}
+    model = to_onnx(graph, inputs)
+    check_file(model, inputs, outputs)
+    session = open_graph(model, inputs, outputs, "here")
+    drawn = random_inputs(graph, tank.data, 300, generator)
+    assert check_parity(graph, session, drawn, "onnxruntime").max_diff <= 1e-4
+    assert check_parity(graph, ReferenceRuntime(model), random_inputs(graph, tank.data, 5, generator), "reference")
