@@ -26,7 +26,7 @@ from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.fqe import FittedValues, fit_values
 from controlkit.evaluation.limits import judge_limit, limits_of
 from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
-from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, policy_of
+from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, policy_of, unexplained
 from controlkit.evaluation.report import Report
 from controlkit.evaluation.support import RecordedSteps, find_support
 from controlkit.evaluation.verdict import Evidence, decide
@@ -44,7 +44,7 @@ class Effort:
     """How much is computed.
 
     Attributes:
-        folds: evaluation models, each fitted without one block of time.
+        folds: evaluation models and clones of the operator, each fitted without one block of time.
         model_updates, clone_updates, fqe_updates: gradient steps.
         fqe_members: Q networks per policy.
         starts: start states at most.
@@ -52,14 +52,14 @@ class Effort:
 
     folds: int = 5
     model_updates: int = 1200
-    clone_updates: int = 1000
+    clone_updates: int = 500
     fqe_updates: int = 1000
     fqe_members: int = 6
     starts: int = 256
 
 
 FULL = Effort()
-QUICK = Effort(folds=3, model_updates=300, clone_updates=400, fqe_updates=200, fqe_members=4, starts=96)
+QUICK = Effort(folds=3, model_updates=300, clone_updates=300, fqe_updates=200, fqe_members=4, starts=96)
 
 
 def evaluate(
@@ -136,20 +136,24 @@ def assess(
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
 
-    progress.start("cloned operator", 1)
-    operator = fit_operator(log, limits, scaling, effort.clone_updates, generator)
-    progress.advance()
     model = fit_evaluation_model(log, data.spec, scaling, effort.folds, effort.model_updates, generator, progress)
-    tested = back_test(model, log, objective, estimand, seed)
+    progress.start("cloned operators", effort.folds)
+    clones = []
+    for fold in model.folds:
+        clones.append(fit_operator(fold.rest, limits, scaling, effort.clone_updates, generator))
+        progress.advance()
+    habits = [unexplained(clone, log, fold.left_out) for clone, fold in zip(clones, model.folds, strict=True)]
+    rest = torch.stack(habits).mean(dim=0)  # (m,)
+    operators = [operator_policy([clone]) for clone in clones]
+    tested = back_test(model, operators, log, estimand, seed)
 
-    everyone = [operator, *policies]
-    progress.start("model rollouts", len(everyone))
+    progress.start("model rollouts", 1 + len(policies))
     rolled = []
-    for policy in everyone:
-        rolled.append(roll_out_folds(model, policy, log, starts.rows, estimand, seed, judged=True))
+    for each in (operators, *([policy] * effort.folds for policy in policies)):
+        rolled.append(roll_out_folds(model, each, log, starts.rows, estimand, seed, judged=True))
         progress.advance()
     fitted = fit_values(
-        everyone,
+        [operator_policy(clones), *policies],
         log,
         starts.rows,
         estimand,
@@ -170,6 +174,7 @@ def assess(
         estimand,
         objective,
         RecordedSteps(log, model, limits, scaling),
+        float(rest[rest.abs().argmax()]),
         seed,
     )
     level = 1.0 - (1.0 - LEVEL) / len(policies)  # Bonferroni: the best of many looks better than it is
@@ -214,6 +219,7 @@ class _Common:
     estimand: Estimand
     objective: Objective
     recorded: RecordedSteps
+    unexplained: float
     seed: int
 
 
@@ -230,7 +236,15 @@ def _candidate(
     gain = union(gain_model, gain_fqe)
     filtered = None
     if policy.dynamics_reward is not None:
-        judged = roll_out_folds(common.model, policy, common.log, starts.rows, estimand, common.seed, filtered=True)
+        judged = roll_out_folds(
+            common.model,
+            [policy] * len(common.model.folds),
+            common.log,
+            starts.rows,
+            estimand,
+            common.seed,
+            filtered=True,
+        )
         filtered = _by_model(values(judged), block, level, rng)
     support = find_support(rolled[number], common.recorded, policy.dynamics_reward, estimand)
     judged_limits = tuple(
@@ -245,6 +259,7 @@ def _candidate(
         fan_coverage=tested.fan_coverage,
         self_check_model=float(operator.mean()) - logged,
         self_check_fqe=float(fitted.values[0].mean()) - logged,
+        unexplained=common.unexplained,
         support=support.share,
         gain_model=gain_model.value,
         gain_fqe=gain_fqe.value,

@@ -61,6 +61,7 @@ def describe(found: Findings, runs: Sequence[RunFolder], data: TransitionDataset
             "logged": _estimate(found.logged),
             "model": _estimate(found.operator_model),
             "fqe": _estimate(found.operator_fqe),
+            "unexplained_autocorrelation": found.candidates[0].evidence.unexplained,
             "actuators": _actuators_logged(found, spec),
         },
         "back_test": _back_test(found, spec),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,12 +34,17 @@ class Fold:
     Attributes:
         world: the model.
         left_out: (R,) rows of the evaluation log that it has not seen.
-        residuals: (R, S) recorded minus predicted on them, engineering units.
+        rest: the evaluation log with all other usable rows.
+        residuals: (R, S) recorded minus predicted on the left-out rows, engineering units.
+        noise: (T, S) what rollouts in this model draw from: residuals of all blocks but the left-out one, mean removed.
+            Equal draws give equal noise in all folds, wherever their blocks allow it.
     """
 
     world: WorldModel
     left_out: Tensor
+    rest: LoggedTransitions
     residuals: Tensor
+    noise: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,11 @@ class EvaluationModel:
 
     Attributes:
         folds: K models.
-        residuals: (R, S) pooled residuals of left-out rows, mean removed; what rollouts draw their noise from.
         one_step_rmse: (S,) error of the left-out one-step predictions, engineering units.
         autocorrelation: (S,) of neighbouring residuals; far from 0 means that a cause is not in the observation.
     """
 
     folds: tuple[Fold, ...]
-    residuals: Tensor
     one_step_rmse: Tensor
     autocorrelation: Tensor
 
@@ -90,7 +93,16 @@ def fit_evaluation_model(
     neighbours = (rows[1:] - rows[:-1] == 1).nonzero().squeeze(1)
     variance = centred.square().mean(dim=0).clamp(min=1e-30)
     autocorrelation = (centred[neighbours] * centred[neighbours + 1]).mean(dim=0) / variance
-    return EvaluationModel(tuple(fitted), centred, residuals.square().mean(dim=0).sqrt(), autocorrelation)
+    first = 0
+    for number, fold in enumerate(fitted):
+        # The left-out block's own residuals give way to those of the next block in the circle.
+        size = len(fold.residuals)
+        stand_in = (first + size + torch.arange(size)) % len(centred)
+        noise = centred.clone()
+        noise[first : first + size] = centred[stand_in]
+        fitted[number] = replace(fold, noise=noise)
+        first += size
+    return EvaluationModel(tuple(fitted), residuals.square().mean(dim=0).sqrt(), autocorrelation)
 
 
 def _fold(
@@ -133,4 +145,5 @@ def _fold(
     for part in left_out.split(4096):
         means, _ = ensemble(log.observe(part), log.actions[part])
         residuals.append(log.next_state(part) - means.mean(dim=0))
-    return Fold(world, left_out, torch.cat(residuals))
+    found = torch.cat(residuals)
+    return Fold(world, left_out, rest, found, found)

@@ -92,7 +92,7 @@ def fan(content: Content) -> Figure:
 
 
 def realised(content: Content) -> Figure:
-    """Predicted against realised value of recorded trajectories."""
+    """The operator's value from withheld states, predicted against realised."""
     test = content["back_test"]
     ends = [min(test["predicted"] + test["realised"]), max(test["predicted"] + test["realised"])]
     layout = _layout(height=340)
@@ -104,7 +104,7 @@ def realised(content: Content) -> Figure:
         "x": test["realised"],
         "y": test["predicted"],
         "mode": "markers",
-        "name": "withheld window",
+        "name": "withheld start state",
         "marker": {"color": POLICY, "size": 7, "opacity": 0.7},
     }
     return {"data": [points, _line(ends, ends, "exact", RECORDED, "dot", {})], "layout": layout}

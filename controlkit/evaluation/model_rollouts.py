@@ -8,6 +8,7 @@ adds up as a model's error would.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,6 @@ def roll_out_paired(
     log: LoggedTransitions,
     rows: Tensor,
     estimand: Estimand,
-    residuals: Tensor,
     seed: int,
     *,
     judged: bool = False,
@@ -65,7 +65,6 @@ def roll_out_paired(
         log: recorded transitions; gives the first observation and the exogenous tags.
         rows: (N,) start rows with at least a whole horizon of record after each.
         estimand: horizon and weights.
-        residuals: (R, S) what the noise is drawn from.
         seed: of the noise; equal seeds meet every policy and every fold with the same noise.
         judged: whether steps get dynamics rewards.
         filtered: of the members' means and their mean take the one that the run's dynamics reward prefers (MOREC's
@@ -87,7 +86,7 @@ def roll_out_paired(
     alive = torch.ones(batch, dtype=torch.bool)
     for step in range(horizon):
         # All draws are made at every step, whatever happened to a rollout: this keeps policies paired.
-        draw = torch.randint(len(residuals), (batch,), generator=generator)
+        draw = torch.randint(len(fold.noise), (batch,), generator=generator)
         noise = torch.empty(batch, len(log.layout.action_tags)).normal_(generator=generator)
         action = command(policy, observation, noise, world.limits)
         means, _ = ensemble(observation, action)  # (E, B, S)
@@ -97,7 +96,7 @@ def roll_out_paired(
             state = candidates[preferred, flat]
         else:
             state = means[member, flat]
-        next_frame = world.next_frame(state + residuals[draw], log.frames[at + 1])
+        next_frame = world.next_frame(state + fold.noise[draw], log.frames[at + 1])
         parts = world.objective.terms(observation, action, next_frame)
         reward = torch.zeros(batch, dtype=torch.float64)
         for name, value in parts.items():
@@ -131,7 +130,7 @@ def roll_out_paired(
 
 def roll_out_folds(
     model: EvaluationModel,
-    policy: EvaluatedPolicy,
+    policies: Sequence[EvaluatedPolicy],
     log: LoggedTransitions,
     rows: Tensor,
     estimand: Estimand,
@@ -140,10 +139,10 @@ def roll_out_folds(
     judged: bool = False,
     filtered: bool = False,
 ) -> list[RolledOut]:
-    """The policy in every fold's model, under the same noise."""
+    """A policy in every fold's model, under the same noise; one entry of `policies` per fold."""
     return [
-        roll_out_paired(fold, policy, log, rows, estimand, model.residuals, seed, judged=judged, filtered=filtered)
-        for fold in model.folds
+        roll_out_paired(fold, policy, log, rows, estimand, seed, judged=judged, filtered=filtered)
+        for fold, policy in zip(model.folds, policies, strict=True)
     ]
 
 

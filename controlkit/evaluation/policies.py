@@ -7,7 +7,7 @@ controller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from controlkit.config import ScalingConfig
 from controlkit.errors import ControlkitError
 from controlkit.models.actor import BehaviourClone
 from controlkit.models.discriminator import DiscriminatorEnsemble
+from controlkit.models.layers import BatchedLinear
 from controlkit.morec.dynamics import action_scaler, observation_scaler, set_scaler
 from controlkit.morec.dynamics_reward import fit_behaviour
 from controlkit.objective import CommandLimits
@@ -27,6 +28,8 @@ from controlkit.replay import LoggedTransitions
 # (B, O) observations, (B, m) standard normal noise -> (B, m) commands in engineering units
 Act = Callable[[Tensor, Tensor], Tensor]
 OPERATOR = "operator"
+# Decides between columns that the log cannot tell apart.
+RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def policy_of(run: RunFolder, name: str) -> EvaluatedPolicy:
 
 def fit_operator(
     log: LoggedTransitions, limits: CommandLimits, scaling: ScalingConfig, updates: int, generator: torch.Generator
-) -> EvaluatedPolicy:
+) -> BehaviourClone:
     """The operator, cloned from recorded commands as a Gaussian policy.
 
     It takes the operator's place in both estimators, so that what an estimator gets wrong for everyone cancels in the
@@ -62,13 +65,64 @@ def fit_operator(
     clone = BehaviourClone(log.layout.size, low, high, hidden=(64, 64), act="smooth_leaky", generator=generator)
     set_scaler(clone.input_scaler, observation_scaler(log, scaling))
     set_scaler(clone.action_scaler, action_scaler(log, limits, scaling))
+    _start_linear(clone, log)
     fit_behaviour(clone, log, updates, generator, Silent())
-    clone.eval().requires_grad_(False)
+    return clone.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _start_linear(clone: BehaviourClone, log: LoggedTransitions) -> None:
+    """Sets the linear path to the ridge solution and the spread to its residual's, so that a linear controller is
+    cloned in closed form and descent learns only what is left."""
+    skip, last = clone.net.skip, clone.net.body[-1]
+    assert skip is not None
+    assert isinstance(last, BatchedLinear)
+    commands, size = len(clone.low), skip.weight.shape[1] + 1
+    gram = RIDGE * torch.eye(size, dtype=torch.float64)
+    moment = torch.zeros(size, commands, dtype=torch.float64)
+    square = torch.zeros(commands, dtype=torch.float64)
+    for rows in log.rows.split(16384):
+        x = clone.input_scaler(log.observe(rows)).double()
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        y = clone.action_scaler(log.actions[rows]).double()
+        gram += x.T @ x
+        moment += x.T @ y
+        square += y.square().sum(dim=0)
+    solution = torch.linalg.solve(gram, moment)
+    variance = (square - (solution * moment).sum(dim=0)).clamp(min=0.0) / len(log.rows)
+    skip.weight.zero_()
+    skip.weight[0, :, :commands] = solution[:-1].float()
+    skip.bias.zero_()
+    last.weight.zero_()
+    last.bias[0, 0, :commands] = solution[-1].float()
+    last.bias[0, 0, commands:] = variance.sqrt().clamp(min=1e-3).log().float()
+
+
+@torch.no_grad()
+def unexplained(clone: BehaviourClone, log: LoggedTransitions, rows: Tensor) -> Tensor:
+    """(m,) autocorrelation of neighbouring commands beyond what the clone explains, on `rows` that it has not seen.
+
+    Far from 0, the operator follows something that is not in the observation: a disturbance seen only by people,
+    perhaps, and then the log confounds what commands do with why they were given.
+    """
+    mean, log_std = clone.distribution(log.observe(rows))
+    rest = (clone.action_scaler(log.actions[rows]) - mean) / log_std.exp()
+    rest = rest - rest.mean(dim=0)
+    neighbours = (rows[1:] - rows[:-1] == 1).nonzero().squeeze(1)
+    products = (rest[neighbours] * rest[neighbours + 1]).sum(dim=0) / max(1, len(neighbours))
+    found: Tensor = products / rest.square().mean(dim=0).clamp(min=1e-12)
+    return found
+
+
+def operator_policy(clones: Sequence[BehaviourClone]) -> EvaluatedPolicy:
+    """Clones of one operator as a policy: the Gaussian with their mean command and mean spread."""
 
     def act(observation: Tensor, noise: Tensor) -> Tensor:
-        mean, log_std = clone.distribution(observation)
-        raw = clone.action_scaler.invert(mean + log_std.exp() * noise)
-        return torch.minimum(torch.maximum(raw, low), high)
+        total = torch.zeros_like(noise)
+        for clone in clones:
+            mean, log_std = clone.distribution(observation)
+            total += clone.action_scaler.invert(mean + log_std.exp() * noise)
+        return torch.minimum(torch.maximum(total / len(clones), clones[0].low), clones[0].high)
 
     return EvaluatedPolicy(OPERATOR, act)
 

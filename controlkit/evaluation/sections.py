@@ -132,12 +132,13 @@ def _back_test(content: Content) -> list[str]:
         for tag in test["tags"]
     ]
     return [
-        f"<p>{test['windows']} withheld windows of {test['steps']} steps, predicted under their recorded commands by "
-        f"models that have not seen them. The value was missed by {signed(test['bias'])} {text(unit)} per period on "
-        f"average; the 90 % fan held {share(test['fan_coverage'])} of the recorded values (of the worst tag).</p>",
+        f"<p>Models and clones of the operator that have not seen a stretch of the log predict it. From "
+        f"{test['windows']} withheld states the operator's value over {test['steps']} steps was missed by "
+        f"{signed(test['bias'])} {text(unit)} per period on average. Under the recorded commands the 90 % fan of "
+        f"predictions held {share(test['fan_coverage'])} of the recorded values (of the worst tag).</p>",
         '<div class="pair">',
         plot("plot-fan", "Error of predictions against steps ahead"),
-        plot("plot-realised", "Predicted against realised value of withheld windows"),
+        plot("plot-realised", "The operator's value from withheld states, predicted against realised"),
         "</div>",
         table(
             [

@@ -21,6 +21,8 @@ AGREEMENT = 0.25
 MIN_SUPPORT, AMBER_SUPPORT = 0.80, 0.95
 # Share of recorded values that the back-test's 90 % fan must hold.
 FAN_LEVEL, MIN_FAN_COVERAGE = 0.90, 0.80
+# Autocorrelation of commands that the logged tags do not explain, from which on a warning is given.
+UNEXPLAINED = 0.5
 # Independent stretches of the log that an interval must rest on.
 MIN_BLOCKS = 10
 # Share of the discounted sum's weight that must lie inside the horizon.
@@ -67,9 +69,10 @@ class Evidence:
     Attributes:
         spread: standard deviation of the logged returns.
         blocks: independent stretches of the evaluation part; weight: share of the discount inside the horizon.
-        back_test_bias: predicted minus realised value of recorded trajectories under their recorded commands.
+        back_test_bias: predicted minus realised value of the operator on withheld blocks of time.
         fan_coverage: share of recorded values inside the 90 % fan.
         self_check_model, self_check_fqe: cloned operator's value by each estimator minus the realised value.
+        unexplained: largest autocorrelation of the operator's commands beyond what the observation explains.
         support: share of the policy's own steps that the log supports, 0 .. 1.
         gain_model, gain_fqe: policy minus operator, by each estimator.
         gain_low, gain_high: the interval that holds both estimators' intervals.
@@ -83,6 +86,7 @@ class Evidence:
     fan_coverage: float
     self_check_model: float
     self_check_fqe: float
+    unexplained: float
     support: float
     gain_model: float
     gain_fqe: float
@@ -140,6 +144,12 @@ def decide(evidence: Evidence) -> Decision:
             f"The log supports {evidence.support:.1%} of the policy's steps: enough for a verdict, but less than "
             f"{AMBER_SUPPORT:.0%}; the steps outside rest on extrapolation."
         )
+    if not abs(evidence.unexplained) <= UNEXPLAINED:
+        warnings.append(
+            f"What the logged tags do not explain of the operator's commands goes on from step to step "
+            f"(autocorrelation {evidence.unexplained:.2f}). If the operator answers something that is not logged and "
+            f"that moves the plant, all estimates are confounded: find out what it is, and log it."
+        )
     missing = tuple(dict.fromkeys(check.missing for check in failed if check.missing))
     return Decision(verdict, tuple(check.statement for check in decisive), tuple(warnings), missing, checks)
 
@@ -163,9 +173,9 @@ def _trust(e: Evidence) -> tuple[Check, ...]:
             "back-test",
             "trust",
             bias <= AGREEMENT and e.fan_coverage >= MIN_FAN_COVERAGE,
-            f"On withheld recorded trajectories the model misses the realised value by {bias:.0%} of the spread of "
-            f"logged returns (at most {AGREEMENT:.0%}), and its {FAN_LEVEL:.0%} fan holds {e.fan_coverage:.0%} of the "
-            f"recorded values (at least {MIN_FAN_COVERAGE:.0%}).",
+            f"On withheld operation the model misses the realised value by {bias:.0%} of the spread of logged returns "
+            f"(at most {AGREEMENT:.0%}), and its {FAN_LEVEL:.0%} fan holds {e.fan_coverage:.0%} of the recorded values "
+            f"(at least {MIN_FAN_COVERAGE:.0%}).",
             "Tags that explain what the model cannot predict, or a longer log of the regimes in which it fails.",
         ),
         Check(
