@@ -46,8 +46,10 @@ class SafetyConfig(Record):
         tail: share of healthy steps beyond a calibrated quantile.
         observed_margin, spread_margin, score_margin: factors between what healthy steps reach and where a check acts.
         stop_factor: distance of the stop end of the scaling checks, as a multiple of the soft end.
-        closed_loop_allowance: how many times what the log reaches a threshold may be raised for the policy's own
-            actions.
+        closed_loop_allowance: how many times what the log reaches an observed threshold may be raised for the policy's
+            own closed loop.
+        familiarity_allowance: the same for spread and predicted score. Whether the policy's ground is acceptable is the
+            evaluation's business; here it is what is healthy, and leaving it is what the scaling checks are for.
         closed_loop_copies, closed_loop_steps: size of the simulated closed loop that the thresholds are also fitted to.
     """
 
@@ -66,6 +68,7 @@ class SafetyConfig(Record):
     score_margin: Annotated[float, Field(ge=1)] = 2.0
     stop_factor: Annotated[float, Field(gt=1)] = 2.0
     closed_loop_allowance: Annotated[float, Field(ge=1)] = 5.0
+    familiarity_allowance: Annotated[float, Field(ge=1)] = 25.0
     closed_loop_copies: Annotated[int, Field(ge=1, le=4096)] = 32
     closed_loop_steps: Annotated[int, Field(ge=1, le=100_000)] = 200
 

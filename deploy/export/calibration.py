@@ -88,10 +88,10 @@ def calibrate(
     # The policy's ground may be less familiar than the log's own: its spread counts as far as the allowance goes.
     reached_spread = max(_quantile(logged.spread, 1 - safety.tail), _quantile(closed.spread, 1 - safety.tail))
     logged_spread = _quantile(familiar.spread, 1 - safety.tail)
-    spread = min(max(reached_spread, logged_spread), safety.closed_loop_allowance * logged_spread)
+    spread = min(max(reached_spread, logged_spread), safety.familiarity_allowance * logged_spread)
     reached_score = min(_quantile(logged.score, safety.tail), _quantile(closed.score, safety.tail))
     logged_score = _quantile(familiar.score, safety.tail)
-    score = max(min(reached_score, logged_score), logged_score / safety.closed_loop_allowance)
+    score = max(min(reached_score, logged_score), logged_score / safety.familiarity_allowance)
     soft_score = score / safety.score_margin
     soft_spread = max(safety.spread_margin * spread, 1e-6)
     thresholds = Thresholds(

@@ -31,10 +31,12 @@ class ObservedCheck(nn.Module):
         super().__init__()
         self.thresholds, self.safety = thresholds, safety
 
-    def forward(self, missing: Tensor, scorable: Tensor, ewma: Tensor, cusum: Tensor, notes: Notes) -> Observed:
-        """One step: evidence missing, whether it was scored, and the sums so far (B, 1)."""
+    def forward(
+        self, expected: Tensor, found: Tensor, scorable: Tensor, ewma: Tensor, cusum: Tensor, notes: Notes
+    ) -> Observed:
+        """One step: evidence expected and found, whether it could be scored, and the sums so far: all (B, 1)."""
         t, s = self.thresholds, self.safety
-        shortfall = torch.where(scorable, (missing - t.shortfall_mean) / t.shortfall_std, 0.0)
+        shortfall = torch.where(scorable, (expected - found - t.shortfall_mean) / t.shortfall_std, 0.0)
         capped = limited(shortfall, -s.shortfall_cap, s.shortfall_cap)
         average = (1.0 - s.ewma_weight) * ewma + s.ewma_weight * capped
         ewma = torch.where(scorable, limited(average, -MAX_SHORTFALL, MAX_SHORTFALL), ewma)
@@ -44,9 +46,10 @@ class ObservedCheck(nn.Module):
         notes.ok["score_observed_low"] = shortfall <= t.shortfall_limit
         notes.ok["ewma_high"] = ewma <= t.ewma_limit
         notes.ok["cusum_high"] = cusum <= t.cusum_limit
-        notes.margin(shortfall, t.shortfall_limit)
-        notes.margin(ewma, t.ewma_limit)
-        notes.margin(cusum, t.cusum_limit)
+        size = torch.maximum(expected.abs(), found.abs()) / t.shortfall_std
+        notes.margin(shortfall, t.shortfall_limit, size)
+        notes.margin(ewma, t.ewma_limit, s.ewma_weight * size)
+        notes.margin(cusum, t.cusum_limit, size)
         likely = notes.ok["score_observed_low"] & notes.ok["ewma_high"] & notes.ok["cusum_high"]
         return Observed(likely, ewma, cusum)
 
@@ -71,8 +74,18 @@ class PredictedCheck(nn.Module):
         self.register_buffer("low", bounds[:, 0].contiguous())
         self.register_buffer("high", bounds[:, 1].contiguous())
 
-    def forward(self, predicted: Tensor, spread: Tensor, score: Tensor, filling: Tensor, notes: Notes) -> Predicted:
-        """One step: predicted state tags (B, S), spread and score (B, 1), whether history is still filling (B, 1)."""
+    def forward(
+        self, predicted: Tensor, spread: Tensor, score: Tensor, filling: Tensor, size: Tensor, notes: Notes
+    ) -> Predicted:
+        """One step.
+
+        Args:
+            predicted: (B, S) state tags.
+            spread, score: (B, 1) of the prediction.
+            filling: (B, 1) whether history is still filling.
+            size: (B, 1) magnitude of the predictions in the spread's units.
+            notes: flags go here.
+        """
         t = self.thresholds
         inside = filling | every(within(predicted, self.low, self.high))
         near = _ramp_down(spread, t.spread_soft, t.spread_stop)
@@ -80,9 +93,10 @@ class PredictedCheck(nn.Module):
         notes.ok["predicted_limit"] = inside
         notes.ok["spread_high"] = filling | (spread <= t.spread_soft)
         notes.ok["score_predicted_low"] = filling | (score >= t.score_soft)
-        for value, thresholds in ((spread, (t.spread_soft, t.spread_stop)), (score, (t.score_soft, t.score_stop))):
-            for threshold in thresholds:
-                notes.margin(value, threshold)
+        for threshold in (t.spread_soft, t.spread_stop):
+            notes.margin(spread, threshold, size)
+        for threshold in (t.score_soft, t.score_stop):
+            notes.margin(score, threshold, 1.0)  # -log of a probability that is near 1 where the score is small
         notes.margins += [(predicted - end).abs() / (self.high - self.low) for end in (self.low, self.high)]
         return Predicted(inside, torch.where(near <= familiar, near, familiar))
 

@@ -23,6 +23,10 @@ from deploy.export.sensing import SensingStage
 from deploy.export.slots import FLAGS, MAX_AGE_S, MAX_MAGNITUDE, history_needed, state_layout
 from deploy.export.stages import CommandStage, Notes, every, limited, number, take, within
 
+# Share of a span by which a wish must be cut before a flag says so: a policy that is content with full power is not
+# cut.
+CUT = 1e-4
+
 
 class GraphInputs(NamedTuple):
     """The ports that go in, (B, size) each; `deploy.bundle.manifest.INPUTS` in order."""
@@ -172,12 +176,13 @@ class ControllerGraph(nn.Module):
         )  # (3B, 1), (3B, 1)
         predicted, spread = expected[batch:], spreads[batch:]
         score_predicted, score_observed = scores[batch : 2 * batch], scores[2 * batch :]
-        missing = evidence[:batch] - evidence[2 * batch :]  # of the observed transition, against what was expected
-        judged = torch.cat([expected[:batch], predicted, spread, missing, score_predicted, score_observed], dim=-1)
+        hoped, found = evidence[:batch], evidence[2 * batch :]  # for what was expected, and for what was observed
+        judged = torch.cat([expected[:batch], predicted, spread, hoped, found, score_predicted, score_observed], dim=-1)
         model_ok = wish_ok & every(within(judged, -MAX_MAGNITUDE, MAX_MAGNITUDE))
         scorable = (part["full"] >= 0.5) & sensed.current & echo_ok & dt_ok & model_ok
-        happened = self.observed(missing, scorable, part["ewma"], part["cusum"], notes)
-        coming = self.predicted(predicted, spread, score_predicted, filling, notes)
+        happened = self.observed(hoped, found, scorable, part["ewma"], part["cusum"], notes)
+        size = (predicted.abs() / self.judge.dynamics.change_scaler.spread).amax(dim=-1, keepdim=True)
+        coming = self.predicted(predicted, spread, score_predicted, filling, size, notes)
         ok["model_invalid"] = model_ok
 
         # Trust: nothing at once, back slowly.
@@ -241,16 +246,13 @@ class ControllerGraph(nn.Module):
     ) -> None:
         """Flags wishes that had a part in the action: beyond the absolute limits, or inside these but out of reach."""
         c = self.commands
+        slack = CUT * c.span
         inside, in_reach = [], []
         for wanted, counts in ((wish, trust > 0.0), (fallback_wish, trust < 1.0)):
             part = torch.where(counts, wanted, action)
-            reached = c.clamp(part)
-            inside.append(every(part == reached))
-            in_reach.append(every(within(reached, low, high)))
-            notes.margins += [(wanted - end).abs() / c.span for end in (c.low, c.high)]
-            # Where the window ends at an absolute limit, the clamp decides and this comparison is exact.
-            notes.margins += [
-                torch.where(end == limit, 1.0, (c.clamp(wanted) - end).abs() / c.span)
-                for end, limit in ((low, c.low), (high, c.high))
-            ]
+            inside.append(every(within(part, c.low - slack, c.high + slack)))
+            in_reach.append(every(within(c.clamp(part), low - slack, high + slack)))
+            for value, ends in ((wanted, (c.low, c.high)), (c.clamp(wanted), (low, high))):
+                bounds = (ends[0] - slack, ends[1] + slack)
+                notes.margins += [(value - bound).abs() / c.span for bound in bounds]
         notes.ok["clamped"], notes.ok["rate_limited"] = inside[0] & inside[1], in_reach[0] & in_reach[1]

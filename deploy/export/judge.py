@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from controlkit.artifacts import Models
 from controlkit.models.discriminator import MAX_PROBABILITY
 
-# Probabilities below this are not told apart: the evidence stays within +-27.6.
-LEAST = 1e-12
+# Beyond these odds (1 to 5e8) nothing is told apart; the evidence stays within +-20.
+MAX_LOGIT = 20.0
 
 
 class Judge(nn.Module):
@@ -37,20 +37,18 @@ class Judge(nn.Module):
     def score(self, observation: Tensor, action: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
         """The dynamics reward and its evidence: (B, O), (B, m), (B, S) -> (B, 1), (B, 1).
 
-        The reward -log(1 - D) is the network's own, from 1 - D = mean sigmoid(-logit): 1 - D loses its digits where D
-        is near 1, and two runtimes would then disagree. The evidence is the log odds of D, the logarithm of how much
-        likelier
-        the transition is real than false: it rises with the reward, but does not flatten out at 0 where the reward
-            does.
+        The reward -log(1 - D) is the network's own, from 1 - D = mean 1 / (1 + exp(logit)): 1 - D loses its digits where
+        D is near 1, and two runtimes would then disagree. The evidence is the log odds of D, the logarithm of how much
+        likelier the transition is real than false: it rises with the reward, but does not flatten out at 0 where the
+        reward does.
         """
         change = self.reward.change_scaler(next_state - observation.index_select(-1, self.reward.state_slots))
         logits = self.reward.logits(observation, action, change)  # (K, B)
-        belief, doubt = torch.sigmoid(logits).mean(dim=0), torch.sigmoid(-logits).mean(dim=0)  # (B,), (B,)
-        reward = -torch.log(_at_least(doubt, 1.0 - MAX_PROBABILITY))
-        evidence = torch.log(_at_least(belief, LEAST)) - torch.log(_at_least(doubt, LEAST))
-        return reward.unsqueeze(-1), evidence.unsqueeze(-1)
-
-
-def _at_least(x: Tensor, least: float) -> Tensor:
-    """x, or `least` where it is below; NaN stays NaN, so that a broken network is seen."""
-    return torch.where(x < least, least, x)
+        # NaN fails both comparisons and stays NaN, so that a broken network is seen.
+        logits = torch.where(logits > MAX_LOGIT, MAX_LOGIT, torch.where(logits < -MAX_LOGIT, -MAX_LOGIT, logits))
+        # Written out: onnxruntime's Sigmoid is exact to 1e-7, which is nothing near 1 and everything near 0.
+        belief = (1.0 / (1.0 + torch.exp(-logits))).mean(dim=0)  # (B,)
+        doubt = (1.0 / (1.0 + torch.exp(logits))).mean(dim=0)  # (B,)
+        least = 1.0 - MAX_PROBABILITY
+        reward = -torch.log(torch.where(doubt < least, least, doubt))
+        return reward.unsqueeze(-1), (torch.log(belief) - torch.log(doubt)).unsqueeze(-1)

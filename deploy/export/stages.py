@@ -46,16 +46,20 @@ class Notes:
 
     Attributes:
         ok: name of a flag -> (B, 1); the flag is raised where it is not ok.
-        margins: (B, k) relative distances of computed values to the thresholds they are checked by.
+        margins: (B, k) distances of computed values to the thresholds they are checked by, see `margin`.
     """
 
     def __init__(self) -> None:
         self.ok: dict[str, Tensor] = {}
         self.margins: list[Tensor] = []
 
-    def margin(self, x: Tensor, threshold: float) -> None:
-        """Adds the relative distance of x (B, 1) to a threshold."""
-        self.margins.append((x - threshold).abs() / max(abs(threshold), 1e-6))
+    def margin(self, x: Tensor, threshold: float, scale: Tensor | float = 0.0) -> None:
+        """Adds the distance of x (B, 1) to a threshold, relative to it or to the terms that x is made of.
+
+        Args:
+            scale: magnitude of those terms, (B, 1): a small difference of large numbers carries the rounding of these.
+        """
+        self.margins.append((x - threshold).abs() / torch.as_tensor(scale).clamp(min=max(abs(threshold), 1e-6)))
 
 
 class CommandStage(nn.Module):

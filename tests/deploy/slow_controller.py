@@ -208,10 +208,11 @@ class SlowController:
         parts = ([wish] if self.trust > 0 else []) + ([wants] if self.trust < 1 else [])
         for wanted in parts:
             inside = [min(max(w, low), high) for w, (low, high) in zip(wanted, limits, strict=True)]
-            if any(abs(a - b) > 1e-5 for a, b in zip(wanted, inside, strict=True)):
+            spans = [1e-4 * (high - low) for low, high in limits]
+            if any(abs(a - b) > least for a, b, least in zip(wanted, inside, spans, strict=True)):
                 raised.add("clamped")
             reached = self._limited(inside, reference, dt_rate)
-            if any(abs(a - b) > 1e-5 for a, b in zip(inside, reached, strict=True)):
+            if any(abs(a - b) > least for a, b, least in zip(inside, reached, spans, strict=True)):
                 raised.add("rate_limited")
         if 0 < self.trust < 1:
             raised.add("blending")
