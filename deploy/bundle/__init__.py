@@ -1,5 +1,4 @@
-"""The bundle: controller.onnx, manifest.json and, signed, manifest.sig; numpy, pydantic and onnxruntime suffice to use
-it."""
+"""The bundle: controller.onnx, manifest.json and, where it is signed, manifest.sig; the base install is enough."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Writing and reading a bundle's folder. What is read is untrusted until every size, type, hash and signature is
-checked."""
+"""Writing and reading a bundle's folder; what is read is untrusted until size, type, hash and signature are checked."""
 
 from __future__ import annotations
 

@@ -183,8 +183,7 @@ def _judge_closed_loop(
 
 
 def _extremes(part: Judged, mean: float, std: float, safety: SafetyConfig) -> dict[str, float]:
-    """Largest standardised shortfall, moving average and cumulative sum on healthy paths, as the graph computes
-    them."""
+    """Largest standardised shortfall, moving average and cumulative sum on healthy paths, computed as in the graph."""
     z = (part.shortfall - mean) / std
     capped = np.clip(z, -safety.shortfall_cap, safety.shortfall_cap)
     ewma = cusum = highest_ewma = highest_cusum = 0.0

@@ -1,5 +1,4 @@
-"""From a run folder to a signed bundle: thresholds, graph, gates, manifest. Nothing is written unless every gate
-passes."""
+"""From a run folder to a signed bundle: thresholds, graph, gates, manifest; written only if every gate passes."""
 
 from __future__ import annotations
 

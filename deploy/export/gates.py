@@ -31,8 +31,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Parity:
-    """Comparison with torch: inputs, largest difference of an action as a share of its span, inputs whose flags
-    differ."""
+    """Comparison with torch: inputs, largest difference of an action in spans, inputs whose flags differ."""
 
     inputs: int
     max_diff: float

@@ -37,10 +37,10 @@ class Judge(nn.Module):
     def score(self, observation: Tensor, action: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
         """The dynamics reward and its evidence: (B, O), (B, m), (B, S) -> (B, 1), (B, 1).
 
-        The reward -log(1 - D) is the network's own, from 1 - D = mean 1 / (1 + exp(logit)): 1 - D loses its digits where
-        D is near 1, and two runtimes would then disagree. The evidence is the log odds of D, the logarithm of how much
-        likelier the transition is real than false: it rises with the reward, but does not flatten out at 0 where the
-        reward does.
+        The reward -log(1 - D) is the network's own, from 1 - D = mean 1 / (1 + exp(logit)): computed as one minus D it
+        loses its digits where D is near 1, and two runtimes would disagree. The evidence is the log odds of D, the
+        logarithm of how much likelier the transition is real than false: it rises with the reward, but does not flatten
+        out at 0 where the reward does.
         """
         change = self.reward.change_scaler(next_state - observation.index_select(-1, self.reward.state_slots))
         logits = self.reward.logits(observation, action, change)  # (K, B)
