@@ -25,7 +25,7 @@ import yaml
 import controlkit
 from controlkit.config import DynamicsConfig, RunConfig
 from controlkit.dataset import Split, TransitionDataset
-from controlkit.errors import ArtifactError
+from controlkit.errors import ArtifactError, ConfigError
 from controlkit.files import read_json, write_bytes, write_json, write_text
 from controlkit.layout import Layout
 from controlkit.models.actor import Actor, BehaviourClone
@@ -88,13 +88,27 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
         hidden=config.policy.hidden,
         act=config.policy.activation,
         generator=generator,
+        belief=dynamics.elites_only(1) if config.policy.inputs == "belief" else None,
+        previous=_last_commands(layout) if config.policy.inputs == "belief" else (),
     )
     residuals = torch.zeros(1, len(layout.state_tags))
     return Models(dynamics, reward, behaviour, actor, torch.tensor(-torch.inf), residuals)
 
 
 def _seen(layout: Layout, inputs: str) -> list[int]:
-    return [int(i) for i in (layout.current_slots if inputs == "current" else range(layout.size))]
+    return [int(i) for i in (range(layout.size) if inputs == "all" else layout.current_slots)]
+
+
+def _last_commands(layout: Layout) -> list[int]:
+    slots = layout.previous_command()
+    for tag, slot in zip(layout.action_tags, slots, strict=True):
+        if slot is None:
+            raise ConfigError(
+                f"a belief starts from the last commands, and '{tag}' has no history",
+                where="policy.inputs",
+                cure="Give it a history of 1 or more in the plant file, or choose other inputs.",
+            )
+    return [slot for slot in slots if slot is not None]
 
 
 def build_dynamics(config: DynamicsConfig, spec: PlantSpec, generator: torch.Generator) -> GaussianEnsemble:

@@ -183,7 +183,6 @@ class RolloutConfig(Strict):
     penalty_coefficient: NotNegative = 0.5
     constraint_coefficient: NotNegative = 10.0
 
-
     @model_validator(mode="after")
     def _shares(self) -> RolloutConfig:
         if self.early_starts + self.event_starts > 1.0:
@@ -195,8 +194,9 @@ class PolicyConfig(Strict):
     """Soft actor-critic on logged and model transitions.
 
     Attributes:
-        inputs: what the policy sees: `all` of the observation or the `current` samples alone (the critics and the world
-            model always see all of it).
+        inputs: what the policy sees: `all` of the observation, the `current` samples alone, or the current samples and the
+            `belief` that the best elite draws from the whole window: the state tags to come if the last commands stay.
+            The critics and the world model always see all of it.
         updates: gradient steps.
         real_ratio: share of logged transitions in a batch.
         target_entropy: per action, for commands scaled to [-1, 1].
@@ -206,7 +206,7 @@ class PolicyConfig(Strict):
         average: share of the last updates whose actors are averaged (weights) into the one that is kept.
     """
 
-    inputs: Literal["all", "current"] = "all"
+    inputs: Literal["all", "current", "belief"] = "all"
     hidden: Hidden = (256, 256)
     activation: Activation = "relu"
     actor_learning_rate: Positive = 1e-4

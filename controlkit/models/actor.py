@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.layers import Activation, Affine, BatchedMLP, identity_scaler
 
 MIN_LOG_STD, MAX_LOG_STD = -7.0, 1.0
@@ -19,6 +20,9 @@ class Actor(nn.Module):
     Args:
         observation_size: O.
         inputs: positions of the observation that the policy may see (all of them, or the current samples alone).
+        belief: a fitted world model through whose eyes the policy sees the rest of the observation: what the state tags
+            would become if the last commands stayed. It is carried along and never trained here.
+        previous: positions of the last commands; needed with a belief.
         low, high: (m,) absolute limits of the commands.
         hidden: sizes of the hidden layers.
         act: activation.
@@ -26,6 +30,7 @@ class Actor(nn.Module):
     """
 
     inputs: Tensor
+    previous: Tensor
     centre: Tensor
     reach: Tensor
 
@@ -39,19 +44,35 @@ class Actor(nn.Module):
         hidden: Sequence[int],
         act: Activation,
         generator: torch.Generator,
+        belief: GaussianEnsemble | None = None,
+        previous: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.register_buffer("inputs", torch.as_tensor(list(inputs), dtype=torch.int64))
+        self.register_buffer("previous", torch.as_tensor(list(previous), dtype=torch.int64))
+        self.belief = None if belief is None else belief.requires_grad_(False)
+        seen = len(inputs) + (0 if belief is None else len(belief.state_slots))
         self.register_buffer("centre", (low + high) / 2)
         self.register_buffer("reach", (high - low) / 2)
         self.input_scaler = Affine(identity_scaler(observation_size))
-        self.net = BatchedMLP(1, len(inputs), hidden, 2 * len(low), act=act, generator=generator, output_gain=0.1)
+        self.net = BatchedMLP(1, seen, hidden, 2 * len(low), act=act, generator=generator, output_gain=0.1)
 
     def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before the tanh: (B, O) -> (B, m), (B, m)."""
-        x = self.input_scaler(observation)[..., self.inputs]
+        x = self.input_scaler(observation).index_select(-1, self.inputs)
+        if self.belief is not None:
+            x = torch.cat([x, self._expected(observation, self.belief)], dim=-1)
         mean, raw = self.net(x.unsqueeze(0)).squeeze(0).chunk(2, dim=-1)
         return mean, MIN_LOG_STD + 0.5 * (MAX_LOG_STD - MIN_LOG_STD) * (torch.tanh(raw) + 1.0)
+
+    def _expected(self, observation: Tensor, belief: GaussianEnsemble) -> Tensor:
+        """The next state tags if the last commands stay, scaled as the current ones are: (B, O) -> (B, S)."""
+        scaled, _ = belief.scaled_change(observation, observation.index_select(-1, self.previous))
+        change = belief.change_scaler.invert(scaled).mean(dim=0)
+        slots = belief.state_slots
+        expected = observation.index_select(-1, slots) + change
+        centre, spread = self.input_scaler.centre, self.input_scaler.spread
+        return (expected - centre.index_select(0, slots)) / spread.index_select(0, slots)
 
     def forward(self, observation: Tensor) -> Tensor:
         """The deterministic command: (B, O) -> (B, m), engineering units."""

@@ -61,13 +61,14 @@ class GaussianEnsemble(nn.Module):
         """What weight decay acts on: the perceptrons, not the linear path around them."""
         return list(self.net.body.parameters())
 
-    def elites_only(self) -> GaussianEnsemble:
-        """A copy that holds the elites alone, for places where nothing may be computed in vain."""
-        pruned = copy.deepcopy(self)
+    def elites_only(self, count: int | None = None) -> GaussianEnsemble:
+        """A copy that holds the best `count` elites alone (all of them where none is given), in order of their hold-out
+        error, for places where nothing may be computed in vain."""
+        pruned, chosen = copy.deepcopy(self), self.elites[:count]
         with torch.no_grad():
             for parameter in pruned.parameters():  # every parameter's first dimension counts members
-                parameter.data = parameter.data[self.elites].clone()
-        pruned.members = len(self.elites)
+                parameter.data = parameter.data[chosen].clone()
+        pruned.members = len(chosen)
         pruned.elites = torch.arange(pruned.members, device=self.elites.device)
         return pruned
 

@@ -60,7 +60,7 @@ class PolicyLearner:
         device = actor.centre.device
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=device, requires_grad=True)
         self.target_entropy = config.target_entropy * len(actor.centre)
-        self.actor_optimiser = torch.optim.Adam(actor.parameters(), lr=config.actor_learning_rate)
+        self.actor_optimiser = torch.optim.Adam(actor.net.parameters(), lr=config.actor_learning_rate)
         self.critic_optimiser = torch.optim.Adam(critics.parameters(), lr=config.critic_learning_rate)
         self.alpha_optimiser = torch.optim.Adam([self.log_alpha], lr=config.actor_learning_rate)
         self.updates = self.averages = 0
@@ -158,7 +158,7 @@ class PolicyLearner:
             return
         self.averages += 1
         with torch.no_grad():
-            for mean, weight in zip(self.averaged.parameters(), self.actor.parameters(), strict=True):
+            for mean, weight in zip(self.averaged.net.parameters(), self.actor.net.parameters(), strict=True):
                 mean.lerp_(weight, 1.0 / self.averages)
 
 

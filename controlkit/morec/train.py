@@ -161,7 +161,10 @@ def _threshold(models: Models, held_out: LoggedTransitions, config: RunConfig, p
 
 
 def _scaled_policy(models: Models, critics: Any, config: RunConfig) -> Any:
-    """Actor and critics take their scaling from the cloned operator, which was fitted on the log."""
+    """Actor and critics take their scaling from the cloned operator, which was fitted on the log, and the actor its
+    belief from the best elite."""
+    if models.actor.belief is not None:
+        models.actor.belief.load_state_dict(models.dynamics.elites_only(1).state_dict())
     models.actor.input_scaler.load_state_dict(models.behaviour.input_scaler.state_dict())
     critics.input_scaler.load_state_dict(models.reward.input_scaler.state_dict())
     return critics.to(config.device)

@@ -104,7 +104,10 @@ BAD_LOGS = {
     "unknown tag": (lambda lines: [line.replace("load", "laod") for line in lines], "laod"),
     "out of order": (lambda lines: [lines[0], *lines[10:20], *lines[1:10], *lines[20:]], "line "),
     "too short": (lambda lines: lines[:7], "log.csv"),
-    "outside limits": (lambda lines: [*lines[:3], lines[3].replace(lines[3].split(",")[2], "9.5"), *lines[4:]], "line 4"),
+    "outside limits": (
+        lambda lines: [*lines[:3], lines[3].replace(lines[3].split(",")[2], "9.5"), *lines[4:]],
+        "line 4",
+    ),
     "constant": (lambda lines: [_constant(line) for line in lines], "level"),
 }
 

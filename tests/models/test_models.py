@@ -9,6 +9,7 @@ from torch import distributions, nn
 
 from controlkit.artifacts import build_critics, build_models
 from controlkit.config import RunConfig
+from controlkit.errors import ConfigError
 from controlkit.models.actor import Actor
 from controlkit.models.discriminator import MAX_PROBABILITY
 from controlkit.models.layers import BatchedMLP, SmoothLeaky
@@ -154,6 +155,28 @@ def test_a_memoryless_actor_sees_only_the_current_samples() -> None:
     torch.testing.assert_close(actor(observation), actor(changed))
     changed[:, 0] += 1.0
     assert bool((actor(observation) != actor(changed)).any())
+
+
+def test_a_belief_shows_the_policy_what_the_model_expects_of_the_last_command() -> None:
+    config = small_plant.config(policy={"inputs": "belief"}, dynamics={"architecture": "observer"})
+    models = build_models(config, small_plant.spec(), generator())
+    actor, belief = models.actor, models.actor.belief
+    assert belief is not None
+    observation = torch.randn(5, 8, generator=generator())
+    with torch.no_grad():
+        for parameter in belief.parameters():
+            parameter.uniform_(-0.3, 0.3, generator=generator(2))
+        expected = belief(observation, observation[:, 6:7])[0][0]  # (B, S); valve@-1 stands at 6
+        x = torch.cat([observation[:, [0, 1, 6]], expected], dim=-1)
+        mean = actor.net(x[None])[0][:, :1]
+    torch.testing.assert_close(actor(observation), actor.centre + actor.reach * torch.tanh(mean))
+    assert not any(parameter.requires_grad for parameter in belief.parameters())
+
+
+def test_a_belief_needs_the_last_command() -> None:
+    config = small_plant.config(policy={"inputs": "belief"})
+    with pytest.raises(ConfigError, match="'valve' has no history"):
+        build_models(config, small_plant.spec(history=0), generator())
 
 
 def test_critics_and_clone_have_the_announced_shapes() -> None:

@@ -140,6 +140,18 @@ def test_a_resumed_run_ends_with_the_numbers_of_an_undisturbed_one(
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "cut" / "metrics.csv").read_text()
 
 
+def test_a_belief_is_the_best_elite_and_stays_as_it_is(
+    tmp_path: Path, stored: tuple[TransitionDataset, dict[str, Any]]
+) -> None:
+    data, record = stored
+    config = small_plant.config(policy={"inputs": "belief", "average": 0.5})
+    models = train(RunFolder.create(tmp_path / "run", config, data, record), data, Silent())
+    best = models.dynamics.elites_only(1).state_dict()
+    assert models.actor.belief is not None
+    for name, value in models.actor.belief.state_dict().items():
+        assert torch.equal(value, best[name]), name
+
+
 def test_a_run_leaves_a_complete_folder(tmp_path: Path, stored: tuple[TransitionDataset, dict[str, Any]]) -> None:
     data, record = stored
     folder = RunFolder.create(tmp_path / "run", small_plant.config(), data, record)
