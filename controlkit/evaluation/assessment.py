@@ -18,7 +18,16 @@ from controlkit.config import ScalingConfig
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import ArtifactError, ControlkitError, DataError
 from controlkit.evaluation.back_test import BackTest, back_test
-from controlkit.evaluation.bootstrap import LEVEL, Estimate, jackknife, moving_block, refits, t_interval, union
+from controlkit.evaluation.bootstrap import (
+    LEVEL,
+    Estimate,
+    StandardError,
+    jackknife,
+    moving_block,
+    refits,
+    t_interval,
+    union,
+)
 from controlkit.evaluation.content import describe
 from controlkit.evaluation.estimand import Estimand, Starts, choose_estimand, choose_starts, require_formula
 from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluation_model
@@ -192,7 +201,7 @@ def assess(
         model=model,
         back_test=tested,
         operator_model=_by_model(values(rolled[0]), block, LEVEL, rng),
-        operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng),
+        operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng, jackknife(values(rolled[0]).mean(dim=1).numpy())),
         operator_rolled=rolled[0],
         candidates=tuple(candidates),
         recorded=common.recorded,
@@ -232,7 +241,9 @@ def _candidate(
     block, logged = starts.block(estimand), float(starts.returns.mean())
     operator, mine = values(rolled[0]), values(rolled[number])  # (K, N)
     gain_model = _by_model(mine - operator, block, level, rng)
-    gain_fqe = _by_fqe(fitted.values[number] - fitted.values[0], block, level, rng)
+    # All Q functions of the operator share its clones, whose error their spread cannot show: the folds' does.
+    clone_error = jackknife(operator.mean(dim=1).numpy())
+    gain_fqe = _by_fqe(fitted.values[number] - fitted.values[0], block, level, rng, clone_error)
     gain = union(gain_model, gain_fqe)
     filtered = None
     if policy.dynamics_reward is not None:
@@ -294,10 +305,10 @@ def _by_model(found: torch.Tensor, block: int, level: float, rng: np.random.Gene
     return t_interval(float(found.mean()), [jackknife(per_fold), moving_block(per_start, block, rng)], level)
 
 
-def _by_fqe(found: torch.Tensor, block: int, level: float, rng: np.random.Generator) -> Estimate:
+def _by_fqe(found: torch.Tensor, block: int, level: float, rng: np.random.Generator, *more: StandardError) -> Estimate:
     """Interval from (M, N) values by member and start: bootstrap refits, and blocks of start states."""
     per_member, per_start = found.mean(dim=1).numpy(), found.mean(dim=0).numpy()
-    return t_interval(float(found.mean()), [refits(per_member), moving_block(per_start, block, rng)], level)
+    return t_interval(float(found.mean()), [refits(per_member), moving_block(per_start, block, rng), *more], level)
 
 
 def _names(runs: Sequence[RunFolder]) -> list[str]:

@@ -115,21 +115,24 @@ def choose_starts(
     eligible = log.rows[(log.rows >= first_row) & (log.remaining[log.rows] >= estimand.horizon)]
     taken = torch.linspace(0, len(eligible) - 1, min(count, len(eligible)), dtype=torch.float64).round().long()
     rows = eligible[taken]
-    weights = _living_weights(log, rows, estimand)  # (N, H)
+    weights = estimand.weights
     terms: dict[str, Floats] = {name: np.zeros(len(rows)) for name in objective.term_names}
     for step in range(estimand.horizon):
         at = rows + step
         parts = objective.terms(log.observe(at), log.actions[at], log.frames[at + 1])
         for name, value in parts.items():
-            terms[name] += (weights[:, step] * _full(value, rows)).numpy()
+            terms[name] += (weights[step] * _full(value, rows)).numpy()
     returns = realised_returns(log, rows, estimand).numpy()
     return Starts(rows, returns, terms, len(eligible) / len(rows), len(eligible) / estimand.block)
 
 
 def realised_returns(log: LoggedTransitions, rows: Tensor, estimand: Estimand) -> Tensor:
-    """What the logged operator realised from `rows` (N,), which have a whole horizon of record after them: (N,)."""
+    """What the logged operator realised from `rows` (N,), which have a whole horizon of record after them: (N,).
+
+    A trip ends the record, so that it can only lie in a window's last step.
+    """
     steps = rows.unsqueeze(1) + torch.arange(estimand.horizon)  # (N, H)
-    return (_living_weights(log, rows, estimand) * log.rewards[steps].double()).sum(dim=1)
+    return (estimand.weights * log.rewards[steps].double()).sum(dim=1)
 
 
 def require_formula(data: TransitionDataset, objective: Objective) -> None:
@@ -157,13 +160,6 @@ def require_formula(data: TransitionDataset, objective: Objective) -> None:
             where=f"data set, {stamp} UTC",
             cure="Ingest again with this plant file.",
         )
-
-
-def _living_weights(log: LoggedTransitions, rows: Tensor, estimand: Estimand) -> Tensor:
-    """(N, H) weights of the steps, 0 after the one that trips the plant."""
-    over = log.terminated[rows.unsqueeze(1) + torch.arange(estimand.horizon)].double()
-    before = torch.cumsum(over, dim=1) - over
-    return estimand.weights * (before == 0)
 
 
 def _full(value: object, like: Tensor) -> Tensor:

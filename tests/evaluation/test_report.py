@@ -1,0 +1,205 @@
+"""The report: whole or absent, offline, escaped, without NaN."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controlkit.artifacts import RunFolder
+from controlkit.errors import ControlkitError
+from controlkit.evaluation import EXIT_CODES, Report, evaluate, write_report
+from controlkit.progress import Silent
+from tests.evaluation.conftest import LinearPlant
+
+EVIL = '<script>alert("x")</script><img src=http://example.org/a.png>'
+SECTIONS = [
+    "verdict",
+    "estimates",
+    "back-test",
+    "support",
+    "limits",
+    "trajectories",
+    "actuators",
+    "next",
+    "reproducibility",
+]
+
+
+@pytest.fixture(scope="module")
+def report(plant: LinearPlant, make_run: Callable[..., RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Two candidates with random weights, on a plant whose texts are hostile."""
+    spec = plant.spec(
+        description=EVIL,
+        tags={
+            "x": {"description": EVIL, "limits": [-5, 5]},
+            "d.oor": {"role": "exogenous", "unit": "1", "range": [0, 1]},
+        },
+    )
+    base = plant.log(rows=2000)
+    import numpy as np
+
+    from controlkit.dataset import TransitionDataset
+
+    door = (np.arange(2000) // 50 % 2).astype(np.float32)[:, None]
+    data = TransitionDataset.from_frames(
+        spec,
+        frames=np.concatenate([base.frames, door], axis=1),
+        actions=base.actions,
+        episode=base.episode,
+        time_ns=base.time_ns,
+        sources={EVIL: "0" * 64},
+    )
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [make_run(folder / "one", data), make_run(folder / "two", data, seed=3)]
+    return evaluate(runs, data, quick=True, progress=Silent())
+
+
+@pytest.fixture(scope="module")
+def written(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_report(report, folder)
+    return folder
+
+
+class Elements(HTMLParser):
+    """Collects start tags with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside not in ("script", "style"):
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> Elements:
+    return Elements((written / "report.html").read_text(encoding="utf-8"))
+
+
+def no_number(name: str) -> Any:
+    raise AssertionError(f"{name} in JSON")
+
+
+def test_every_section_is_there_once_and_in_order(page: Elements) -> None:
+    assert [attrs["id"] for tag, attrs in page.found if tag == "section"] == SECTIONS
+
+
+def test_the_verdict_and_its_words_come_first(page: Elements, report: Report) -> None:
+    text = " ".join(page.text)
+    assert report.verdict in EXIT_CODES
+    assert report.verdict in text
+    assert all(" ".join(reason.split()) in " ".join(text.split()) for reason in report.reasons)
+    assert text.index(report.verdict) < text.index("Do the estimators agree?")
+
+
+def test_nothing_is_fetched(page: Elements, written: Path) -> None:
+    for tag, attrs in page.found:
+        for name in ("src", "srcset", "data", "action", "poster"):
+            assert name not in attrs, (tag, attrs)
+        if "href" in attrs:
+            assert str(attrs["href"]).startswith("#")
+    assert not [tag for tag, _ in page.found if tag in ("link", "iframe", "object", "embed", "img", "base")]
+    style = (written / "report.html").read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(a["content"] for t, a in page.found if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in str(policy)
+    assert "http" not in str(policy)
+
+
+def test_hostile_text_stays_text(page: Elements, written: Path) -> None:
+    assert EVIL in " ".join(page.text)
+    assert not [tag for tag, _ in page.found if tag == "img"]
+    scripts = [attrs for tag, attrs in page.found if tag == "script"]
+    assert len(scripts) == 3  # figures, Plotly, ours
+    raw = (written / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in raw
+    figures = raw.split('id="figures">')[1].split("</script>")[0]
+    assert "<" not in figures
+
+
+def test_figures_are_drawn_from_the_report_alone(page: Elements, written: Path) -> None:
+    raw = (written / "report.html").read_text(encoding="utf-8")
+    figures = json.loads(raw.split('id="figures">')[1].split("</script>")[0], parse_constant=no_number)
+    places = {attrs["id"] for _, attrs in page.found if attrs.get("class") == "plot"}
+    assert set(figures) == places
+    assert all(figure["data"] for figure in figures.values())
+
+
+def test_every_plot_has_a_name_and_every_chooser_a_label(page: Elements) -> None:
+    assert all(attrs.get("aria-label") for _, attrs in page.found if attrs.get("class") == "plot")
+    labelled = {attrs["for"] for tag, attrs in page.found if tag == "label"}
+    assert {attrs["id"] for tag, attrs in page.found if tag == "select"} == labelled
+
+
+def test_json_is_plain_and_versioned(written: Path, report: Report) -> None:
+    content = json.loads((written / "report.json").read_text(encoding="utf-8"), parse_constant=no_number)
+    assert content["schema"] == 1
+    assert content["verdict"] == report.verdict
+    assert content["reasons"] == list(report.reasons)
+    assert [candidate["name"] for candidate in content["candidates"]] == ["one", "two"]
+    assert content["best"] in ("one", "two")
+    # Several candidates: each interval is wider than it would be alone.
+    assert content["candidates"][0]["gain"]["level"] == pytest.approx(0.975)
+
+
+def test_size(written: Path) -> None:
+    assert (written / "report.html").stat().st_size < 6_000_000
+
+
+def test_a_full_disk_leaves_the_earlier_report(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "report.html").write_text("earlier")
+    (tmp_path / "report.json").write_text("{}")
+    calls = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ControlkitError, match="No space left"):
+        write_report(report, tmp_path)
+    assert len(calls) == 2
+    assert (tmp_path / "report.html").read_text() == "earlier"
+    assert (tmp_path / "report.json").read_text() == "{}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_browser_draws_every_plot_without_an_error(written: Path, tmp_path: Path) -> None:
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--virtual-time-budget=10000", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", (written / "report.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    drawn = re.search(r'data-drawn="(\d+)"', done.stdout)
+    assert drawn is not None
+    assert int(drawn.group(1)) == 12  # four for all, four for each of two candidates
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
