@@ -163,8 +163,8 @@ class RolloutConfig(Strict):
             learns to correct for what the log leaves uncertain; else every step may use any.
         early_starts: share of the rollouts begun within the first `length` usable steps of an episode, where a plant
             is started up and uniform draws hardly look.
-        event_starts: share of the rollouts begun at most `length` steps before a large change of an exogenous tag, which is
-            where a controller earns its keep and, again, uniform draws hardly look.
+        event_starts: share of the rollouts begun at most `length` steps before a large change of an exogenous tag,
+            which is where a controller earns its keep and, again, uniform draws hardly look.
         penalty: `disagreement` of the elites' means, or `max_std` (MOPO: the largest norm of their spreads), in units
             of the log's typical change.
         penalty_coefficient: what one unit of it costs, in units of the log's reward spread.
@@ -194,9 +194,9 @@ class PolicyConfig(Strict):
     """Soft actor-critic on logged and model transitions.
 
     Attributes:
-        inputs: what the policy sees: `all` of the observation, the `current` samples alone, or the current samples and the
-            `belief` that the best elite draws from the whole window: the state tags to come if the last commands stay.
-            The critics and the world model always see all of it.
+        inputs: what the policy sees: `all` of the observation, the `current` samples alone, or the current samples and
+            the `belief` that the best elite draws from the whole window: the state tags to come if the last commands
+            stay. The critics and the world model always see all of it.
         updates: gradient steps.
         real_ratio: share of logged transitions in a batch.
         target_entropy: per action, for commands scaled to [-1, 1].

@@ -57,7 +57,10 @@ class _Bar:
         from rich.progress import TaskID
 
         if self._task is not None:
-            self._bar.update(TaskID(self._task), advance=units, **({"note": note} if note else {}))
+            task = TaskID(self._task)
+            self._bar.update(task, advance=units)
+            if note:
+                self._bar.update(task, note=note)
 
     def message(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)

@@ -43,7 +43,7 @@ class LoggedTransitions:
         self.rewards = torch.from_numpy(data.rewards).to(device)
         self.terminated = torch.from_numpy(data.terminated).to(device)
         self.position = torch.from_numpy(data.position).to(device)
-        usable = data.mask.all(axis=1)
+        usable = np.asarray(data.mask.all(axis=1))
         last = np.append(data.episode[1:] != data.episode[:-1], True) | ~np.append(usable[1:], True)
         ends = np.flatnonzero(last)
         following = ends[np.searchsorted(ends, np.arange(len(data)))] - np.arange(len(data))

@@ -38,7 +38,7 @@ from envs.tasks import get_task
 
 SUITE = TASK = "refrigerator"
 # What the policy sees -> figure to reach on the true temperature.
-METHODS = {"all": 0.03, "current": 0.07}
+METHODS = {"belief": 0.03, "current": 0.07}
 COPIES, WORKERS = 50, 2
 # Episodes that no log and no demonstration uses.
 SCORE_SEED = 900_000

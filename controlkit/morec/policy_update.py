@@ -69,7 +69,7 @@ class PolicyLearner:
         """One step that brings the actor's mean command to the cloned operator's: (B, O) -> the loss."""
         with torch.no_grad():
             logged = self.behaviour(observation)
-        loss = ((self.actor(observation) - logged) / self.actor.reach).square().sum(dim=-1).mean()
+        loss: Tensor = ((self.actor(observation) - logged) / self.actor.reach).square().sum(dim=-1).mean()
         _step(loss, self.actor_optimiser)
         return loss.detach()
 

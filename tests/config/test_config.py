@@ -82,5 +82,5 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, said: str) -> 
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml: no such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         RunConfig.load(tmp_path / "nowhere.yaml")

@@ -9,8 +9,8 @@ import torch
 from controlkit.artifacts import build_models
 from controlkit.config import RunConfig
 from controlkit.errors import TrainingError
-from controlkit.morec.dynamics import DynamicsFit, WorldModel, fit_dynamics
 from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.morec.dynamics import DynamicsFit, WorldModel, fit_dynamics
 from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
 from controlkit.replay import LoggedTransitions

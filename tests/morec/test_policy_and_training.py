@@ -117,8 +117,9 @@ class Interrupting(Silent):
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     models = RunFolder.open(folder).load_models()
-    return {f"{part}.{name}": value for part in ("dynamics", "reward", "behaviour", "actor")
-            for name, value in getattr(models, part).state_dict().items()} | {"threshold": models.threshold}  # fmt: skip
+    parts = {part: getattr(models, part).state_dict() for part in ("dynamics", "reward", "behaviour", "actor")}
+    flat = {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+    return flat | {"threshold": models.threshold}
 
 
 @pytest.mark.parametrize(("stage", "after"), [("dynamics reward", 1), ("policy", 1), ("policy", 3)])
