@@ -87,10 +87,8 @@ def _verdict(content: Content) -> list[str]:
         checks = [
             [text(check["name"]), mark(check["passed"]), text(check["statement"])] for check in candidate["checks"]
         ]
-        parts += [
-            f"<h3>Every rule{_of(content, candidate)}</h3>",
-            table(["rule", "outcome", "figure and cut"], checks),
-        ]
+        rules = table(["rule", "outcome", "figure and cut"], checks)
+        parts.append(f"<details><summary>Every rule{_of(content, candidate)}</summary>{rules}</details>")
     return parts
 
 
