@@ -16,7 +16,7 @@ import torch
 from controlkit.artifacts import RunFolder
 from controlkit.config import ScalingConfig
 from controlkit.dataset import TransitionDataset
-from controlkit.errors import ArtifactError, ControlkitError, DataError
+from controlkit.errors import ControlkitError
 from controlkit.evaluation.back_test import BackTest, back_test
 from controlkit.evaluation.bootstrap import (
     LEVEL,
@@ -28,8 +28,9 @@ from controlkit.evaluation.bootstrap import (
     t_interval,
     union,
 )
+from controlkit.evaluation.borders import require_formula, require_same_plant
 from controlkit.evaluation.content import describe
-from controlkit.evaluation.estimand import Estimand, Starts, choose_estimand, choose_starts, require_formula
+from controlkit.evaluation.estimand import Estimand, Starts, choose_estimand, choose_starts
 from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluation_model
 from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.fqe import FittedValues, fit_values
@@ -39,7 +40,6 @@ from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operat
 from controlkit.evaluation.report import Report
 from controlkit.evaluation.support import RecordedSteps, find_support
 from controlkit.evaluation.verdict import Evidence, decide
-from controlkit.layout import Layout
 from controlkit.objective import CommandLimits, Objective
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
@@ -92,7 +92,7 @@ def evaluate(
         raise ControlkitError("there is no run to evaluate", cure="Name one run folder or more.")
     first = runs[0]
     for run in runs:
-        _require_same_plant(run, first, data)
+        require_same_plant(run, first, data)
     first.split.part(data, "evaluation")  # raises where the split belongs to another data set
     policies = [policy_of(run, name) for run, name in zip(runs, _names(runs), strict=True)]
     effort = QUICK if quick else FULL
@@ -315,26 +315,3 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
     """Folder names, made different where two are the same."""
     names = [run.path.resolve().name for run in runs]
     return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
-
-
-def _require_same_plant(run: RunFolder, first: RunFolder, data: TransitionDataset) -> None:
-    data.layout.require_same(Layout.from_spec(run.spec), str(run.path))
-    if run.spec.sha256() != data.spec.sha256():
-        raise ArtifactError(
-            "was trained with another plant file (objective, limits or rules differ)",
-            where=str(run.path),
-            cure="Give the data set that the run was trained on to --data.",
-        )
-    if run.split.to_dict() != first.split.to_dict():
-        raise ArtifactError(
-            f"was trained on another split of the data than {first.path}",
-            where=str(run.path),
-            cure="Train both with the same split, so that neither has seen the evaluation part.",
-        )
-    last = max(stop for _, stop in run.split.bounds.values())
-    if last > len(data):
-        raise DataError(
-            f"the data set has {len(data)} rows, the run's split goes up to {last}",
-            where=str(run.path),
-            cure="Give the data set that the run was trained on to --data.",
-        )

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from controlkit.dataset import TransitionDataset
 from controlkit.errors import DataError
 from controlkit.objective import Objective
 from controlkit.replay import LoggedTransitions
@@ -26,8 +25,6 @@ Floats = npt.NDArray[np.float64]
 MAX_GAMMA = 0.99
 # Weight of the discounted sum that may lie beyond the horizon.
 BEYOND = 0.02
-# How far recorded rewards may lie from the formula, as a share of their spread (they are stored in single precision).
-REWARD_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -133,33 +130,6 @@ def realised_returns(log: LoggedTransitions, rows: Tensor, estimand: Estimand) -
     """
     steps = rows.unsqueeze(1) + torch.arange(estimand.horizon)  # (N, H)
     return (estimand.weights * log.rewards[steps].double()).sum(dim=1)
-
-
-def require_formula(data: TransitionDataset, objective: Objective) -> None:
-    """Checks that recorded rewards are what the plant description says.
-
-    Raises:
-        DataError: they contradict the formula; names the first time stamp and both numbers.
-    """
-    rows = data.transitions
-    computed = np.empty(len(rows))
-    for start in range(0, len(rows), 16384):
-        part = rows[start : start + 16384]
-        computed[start : start + 16384] = objective.reward(
-            data.observations(part), data.actions[part], data.frames[part + 1]
-        )
-    recorded = data.rewards[rows].astype(np.float64)
-    tolerance = REWARD_TOLERANCE * max(float(np.std(computed)), 1e-6) + 1e-5 * np.abs(computed)
-    wrong = np.flatnonzero(~(np.abs(recorded - computed) <= tolerance))
-    if wrong.size:
-        first = int(wrong[0])
-        stamp = np.datetime64(int(data.time_ns[rows[first]]), "ns").astype("datetime64[ms]")
-        raise DataError(
-            f"{wrong.size} of {len(rows)} recorded rewards contradict the objective: {recorded[first]:.6g} is "
-            f"recorded, {computed[first]:.6g} follows from the plant file",
-            where=f"data set, {stamp} UTC",
-            cure="Ingest again with this plant file.",
-        )
 
 
 def _full(value: object, like: Tensor) -> Tensor:
