@@ -91,6 +91,7 @@ class DynamicsRewardConfig(Strict):
             farther the reward carries: a whole window of a better controller looks unlike any in the log.
         networks: independent discriminators trained side by side, all averaged.
         updates: discriminator updates.
+        behaviour_updates: updates of the cloned operator, before.
         snapshots: how many snapshots of each are kept, from the last `snapshot_share` of training, and averaged.
         noise_low, noise_high: decades of the perturbation's size, in units of the log's typical change.
         generator_steps: steps that the generator is rolled out over.
@@ -102,6 +103,7 @@ class DynamicsRewardConfig(Strict):
     activation: Activation = "smooth_leaky"
     networks: Count = 4
     updates: Count = 2000
+    behaviour_updates: Count = 2000
     batch_size: Count = 256
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.1

@@ -25,6 +25,7 @@ QUICK = (
     "dynamics.elites=2",
     "reward.networks=2",
     "reward.updates=60",
+    "reward.behaviour_updates=100",
     "reward.snapshots=2",
     "rollout.every=100",
     "policy.hidden=[32,32]",

@@ -16,7 +16,14 @@ NS = 1_000_000_000
 SMALL: Mapping[str, Any] = {
     "threads": 1,
     "dynamics": {"members": 3, "elites": 2, "hidden": [16], "max_epochs": 3},
-    "reward": {"networks": 2, "snapshots": 2, "hidden": [16], "updates": 60, "generator_hidden": [16]},
+    "reward": {
+        "networks": 2,
+        "snapshots": 2,
+        "hidden": [16],
+        "updates": 60,
+        "behaviour_updates": 60,
+        "generator_hidden": [16],
+    },
     "rollout": {"length": 5, "starts": 30, "every": 20, "keep": 3},
     "policy": {"hidden": [16], "updates": 80, "batch_size": 32, "warm_start": 10, "gamma": 0.9},
 }

@@ -34,7 +34,6 @@ from controlkit.progress import Progress
 from controlkit.replay import Batch, LoggedTransitions, ModelTransitions
 
 Metrics = list[dict[str, float]]
-BEHAVIOUR_UPDATES = 2000
 
 
 def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Models:
@@ -142,7 +141,8 @@ def _fit_world(
     set_scaler(models.behaviour.action_scaler, action)
     set_scaler(models.reward.input_scaler, observation, action)
     set_scaler(models.reward.change_scaler, change_scaler(log))
-    fit_behaviour(models.behaviour, log, BEHAVIOUR_UPDATES, _generator(config, "behaviour"), progress)
+    updates = config.reward.behaviour_updates
+    fit_behaviour(models.behaviour, log, updates, _generator(config, "behaviour"), progress)
     stages = _generator(config, "reward")
     metrics += fit_dynamics_reward(models.reward, log, models.behaviour, folder.spec, config.reward, stages, progress)
     return replace(models, threshold=_threshold(models, held_out, config, progress), residuals=fit.residuals)
