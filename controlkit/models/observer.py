@@ -82,15 +82,61 @@ class ObserverEnsemble(GaussianEnsemble):
         if observation.dim() == 2:
             observation = observation.expand(self.members, *observation.shape)
             action = action.expand(self.members, *action.shape)
-        x = observation.index_select(-1, self.states_at[0])  # (E, B, S)
+        known = self._along(observation, self.known_at)  # (E, B, D + 1, X)
+        command = torch.cat([self._along(observation, self.commands_at), action.unsqueeze(-2)], dim=-2)
+        measured = self._along(observation, self.states_at)  # (E, B, D + 1, S)
+        # What does not depend on the state is computed for the whole window at once.
+        known, command = self._scaled(known, self.known_at[-1]), self._scaled_command(command)
+        drive = self._drive(known, command)  # (E, B, D + 1, S)
+        from_state, parts = self._from_state(), known.unbind(dim=-1)
+        x = measured[..., 0, :]  # (E, B, S)
         for k in range(self.depth + 1):
             if k:
-                measured = observation.index_select(-1, self.states_at[k])
-                x = x + torch.matmul(measured - x, self.gains[:, k - 1].transpose(1, 2))
-            command = observation.index_select(-1, self.commands_at[k]) if k < self.depth else action
-            x = self._step(x, observation.index_select(-1, self.known_at[k]), command)
+                x = x + torch.matmul(measured[..., k, :] - x, self.gains[:, k - 1].transpose(1, 2))
+            scaled = self._scaled(x, self.state_slots)
+            products = torch.cat([scaled, *(part[..., k : k + 1] * scaled for part in parts)], dim=-1)
+            change = torch.matmul(products, from_state) + drive[..., k, :]
+            if self.perceptron is not None:
+                change = change + self.perceptron(torch.cat([scaled, known[..., k, :], command[..., k, :]], dim=-1))
+            x = x + self.change_scaler.invert(change)
         change = x - observation.index_select(-1, self.state_slots)
         return self.change_scaler(change), self.log_std.expand_as(change)
+
+    def _along(self, observation: Tensor, slots: Tensor) -> Tensor:
+        """The window's rows of some tags: (E, B, O) and slots (K, T) -> (E, B, K, T)."""
+        gathered = observation.index_select(-1, slots.flatten())
+        return gathered.reshape(*observation.shape[:-1], *slots.shape)
+
+    def _scaled(self, value: Tensor, slots: Tensor) -> Tensor:
+        centre, spread = self.input_scaler.centre, self.input_scaler.spread
+        return (value - centre.index_select(0, slots)) / spread.index_select(0, slots)
+
+    def _scaled_command(self, command: Tensor) -> Tensor:
+        first = len(self.input_scaler.centre) - command.shape[-1]
+        return (command - self.input_scaler.centre[first:]) / self.input_scaler.spread[first:]
+
+    def _drive(self, known: Tensor, command: Tensor) -> Tensor:
+        """The part of each step's scaled change that known tags and commands make: (E, B, D + 1, S)."""
+        states, others, commands = len(self.state_slots), known.shape[-1], command.shape[-1]
+        products = [known[..., i : i + 1] * command for i in range(others)]
+        features = torch.cat([known, command, *products], dim=-1)  # (E, B, D + 1, F)
+        rows = list(range(states, states + others + commands))
+        for i in range(others):
+            begin = states + others + commands + i * (states + commands) + states
+            rows += range(begin, begin + commands)
+        weight = self.bilinear.weight[:, rows]  # (E, F, S)
+        shape = features.shape
+        drive = torch.matmul(features.flatten(1, 2), weight) + self.bilinear.bias
+        return drive.reshape(*shape[:-1], states)
+
+    def _from_state(self) -> Tensor:
+        """The rows of the bilinear weights that the state, and its products with the known tags, multiply."""
+        states, others, commands = len(self.state_slots), self.known_at.shape[1], self.commands_at.shape[1]
+        rows = list(range(states))
+        for i in range(others):
+            begin = states + others + commands + i * (states + commands)
+            rows += range(begin, begin + states)
+        return self.bilinear.weight[:, rows]
 
     def features(self, state: Tensor, known: Tensor, command: Tensor) -> Tensor:
         """Scaled state, known tags and command, then the products of the known tags with the other two: (E, B, F)."""
@@ -102,11 +148,3 @@ class ObserverEnsemble(GaussianEnsemble):
         moved = torch.cat([x, u], dim=-1)
         products = [w[..., i : i + 1] * moved for i in range(w.shape[-1])]
         return torch.cat([x, w, u, *products], dim=-1)
-
-    def _step(self, state: Tensor, known: Tensor, command: Tensor) -> Tensor:
-        features = self.features(state, known, command)
-        change: Tensor = self.bilinear(features)
-        if self.perceptron is not None:
-            size = state.shape[-1] + known.shape[-1] + command.shape[-1]
-            change = change + self.perceptron(features[..., :size])
-        return state + self.change_scaler.invert(change)

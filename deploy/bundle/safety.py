@@ -84,6 +84,8 @@ class Thresholds(Record):
         ewma_limit, cusum_limit: the same for the moving average and the cumulative sum.
         score_soft, score_stop: predicted dynamics reward below which trust falls, and is nothing.
         spread_soft, spread_stop: spread above which trust falls, and is nothing.
+        spread_drift: spread of the expectation above which moving average and sum rest: where the elites disagree, an
+            error of the model cannot be told from drift of the plant.
     """
 
     frozen_repeats: dict[str, int | None]
@@ -96,6 +98,7 @@ class Thresholds(Record):
     score_stop: float
     spread_soft: Positive
     spread_stop: Positive
+    spread_drift: Positive
 
     @model_validator(mode="after")
     def _ordered(self) -> Thresholds:

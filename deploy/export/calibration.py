@@ -12,7 +12,7 @@ The second may raise a threshold only up to a multiple of what the log asks for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -80,14 +80,20 @@ def calibrate(
             raise GateError("a network gives something that is no number", where="calibration", cure="Train again.")
     mean = float(logged.shortfall.mean())
     std = max(float(logged.shortfall.std()), 1e-3)
-    extremes = [_extremes(part, mean, std, safety) for part in (logged, closed)]
+    # The log's own ground: where the elites agree about its recorded commands, but for the share `tail`.
+    logged_spread = _quantile(familiar.spread, 1 - safety.tail)
+    spread_drift = max(logged_spread, 1e-6)
+    observed = (
+        replace(logged, spread=familiar.spread),
+        closed,
+    )  # the spread of what was expected of the recorded command
+    extremes = [_extremes(part, mean, std, spread_drift, safety) for part in observed]
     allowed = {
         name: min(max(value, extremes[1][name]), safety.closed_loop_allowance * value)
         for name, value in extremes[0].items()
     }
     # The policy's ground may be less familiar than the log's own: its spread counts as far as the allowance goes.
     reached_spread = max(_quantile(logged.spread, 1 - safety.tail), _quantile(closed.spread, 1 - safety.tail))
-    logged_spread = _quantile(familiar.spread, 1 - safety.tail)
     spread = min(max(reached_spread, logged_spread), safety.familiarity_allowance * logged_spread)
     reached_score = min(_quantile(logged.score, safety.tail), _quantile(closed.score, safety.tail))
     logged_score = _quantile(familiar.score, safety.tail)
@@ -105,6 +111,7 @@ def calibrate(
         score_stop=soft_score / safety.stop_factor if soft_score > 0.0 else safety.stop_factor * NEVER,
         spread_soft=soft_spread,
         spread_stop=safety.stop_factor * soft_spread,
+        spread_drift=spread_drift,
     )
     record = CalibrationRecord(
         rows=len(rows),
@@ -182,15 +189,18 @@ def _judge_closed_loop(
     return Judged(shortfalls, spreads, scores, path[order])
 
 
-def _extremes(part: Judged, mean: float, std: float, safety: SafetyConfig) -> dict[str, float]:
+def _extremes(part: Judged, mean: float, std: float, spread_drift: float, safety: SafetyConfig) -> dict[str, float]:
     """Largest standardised shortfall, moving average and cumulative sum on healthy paths, computed as in the graph."""
     z = (part.shortfall - mean) / std
     capped = np.clip(z, -safety.shortfall_cap, safety.shortfall_cap)
     ewma = cusum = highest_ewma = highest_cusum = 0.0
     before = part.path[0]
-    for value, path in zip(capped.tolist(), part.path.tolist(), strict=True):
+    familiar = part.spread <= spread_drift
+    for value, path, summed in zip(capped.tolist(), part.path.tolist(), familiar.tolist(), strict=True):
         if path != before:
             ewma, cusum, before = 0.0, 0.0, path
+        if not summed:
+            continue
         ewma = (1.0 - safety.ewma_weight) * ewma + safety.ewma_weight * value
         cusum = max(0.0, cusum + value - safety.cusum_slack)
         highest_ewma, highest_cusum = max(highest_ewma, ewma), max(highest_cusum, cusum)

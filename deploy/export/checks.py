@@ -32,24 +32,47 @@ class ObservedCheck(nn.Module):
         self.thresholds, self.safety = thresholds, safety
 
     def forward(
-        self, expected: Tensor, found: Tensor, scorable: Tensor, ewma: Tensor, cusum: Tensor, notes: Notes
+        self,
+        expected: Tensor,
+        found: Tensor,
+        doubt: Tensor,
+        scorable: Tensor,
+        ewma: Tensor,
+        cusum: Tensor,
+        size: Tensor,
+        notes: Notes,
     ) -> Observed:
-        """One step: evidence expected and found, whether it could be scored, and the sums so far: all (B, 1)."""
+        """One step.
+
+        Args:
+            expected, found: (B, 1) evidence of the expected and of the observed change.
+            doubt: (B, 1) spread of the expectation.
+            scorable: (B, 1) whether the transition could be scored at all.
+            ewma, cusum: (B, 1) the sums so far.
+            size: (B, 1) magnitude of the expectation in the spread's units.
+            notes: flags go here.
+        """
         t, s = self.thresholds, self.safety
+        # Where the elites disagree, a steady shortfall is as likely the model's error as the plant's drift: it must not
+        # add up to an alarm. One step that no elite could explain still is one.
+        familiar = doubt <= t.spread_drift
+        summed = scorable & familiar
         shortfall = torch.where(scorable, (expected - found - t.shortfall_mean) / t.shortfall_std, 0.0)
         capped = limited(shortfall, -s.shortfall_cap, s.shortfall_cap)
         average = (1.0 - s.ewma_weight) * ewma + s.ewma_weight * capped
-        ewma = torch.where(scorable, limited(average, -MAX_SHORTFALL, MAX_SHORTFALL), ewma)
+        ewma = torch.where(summed, limited(average, -MAX_SHORTFALL, MAX_SHORTFALL), ewma)
         # A sum far beyond its limit would take long to come down once the plant is healthy again: it stops at twice it.
-        cusum = torch.where(scorable, limited(cusum + capped - s.cusum_slack, 0.0, 2.0 * t.cusum_limit), cusum)
+        cusum = torch.where(summed, limited(cusum + capped - s.cusum_slack, 0.0, 2.0 * t.cusum_limit), cusum)
+        notes.ok["observed_unfamiliar"] = torch.where(scorable, doubt, 0.0) <= t.spread_drift
         notes.ok["observed_unscored"] = scorable
         notes.ok["score_observed_low"] = shortfall <= t.shortfall_limit
         notes.ok["ewma_high"] = ewma <= t.ewma_limit
         notes.ok["cusum_high"] = cusum <= t.cusum_limit
-        size = torch.maximum(expected.abs(), found.abs()) / t.shortfall_std
-        notes.margin(shortfall, t.shortfall_limit, size)
-        notes.margin(ewma, t.ewma_limit, s.ewma_weight * size)
-        notes.margin(cusum, t.cusum_limit, size)
+        evidence = torch.maximum(expected.abs(), found.abs()) / t.shortfall_std
+        notes.margin(doubt, t.spread_drift, size)
+        notes.margin(shortfall, t.shortfall_limit, evidence)
+        notes.margin(ewma, t.ewma_limit, s.ewma_weight * evidence)
+        notes.margin(cusum, t.cusum_limit, evidence)
         likely = notes.ok["score_observed_low"] & notes.ok["ewma_high"] & notes.ok["cusum_high"]
         return Observed(likely, ewma, cusum)
 

@@ -180,9 +180,11 @@ class ControllerGraph(nn.Module):
         judged = torch.cat([expected[:batch], predicted, spread, hoped, found, score_predicted, score_observed], dim=-1)
         model_ok = wish_ok & every(within(judged, -MAX_MAGNITUDE, MAX_MAGNITUDE))
         scorable = (part["full"] >= 0.5) & sensed.current & echo_ok & dt_ok & model_ok
-        happened = self.observed(hoped, found, scorable, part["ewma"], part["cusum"], notes)
-        size = (predicted.abs() / self.judge.dynamics.change_scaler.spread).amax(dim=-1, keepdim=True)
-        coming = self.predicted(predicted, spread, score_predicted, filling, size, notes)
+        sizes = (expected.abs() / self.judge.dynamics.change_scaler.spread).amax(dim=-1, keepdim=True)  # (2B, 1)
+        happened = self.observed(
+            hoped, found, spreads[:batch], scorable, part["ewma"], part["cusum"], sizes[:batch], notes
+        )
+        coming = self.predicted(predicted, spread, score_predicted, filling, sizes[batch:], notes)
         ok["model_invalid"] = model_ok
 
         # Trust: nothing at once, back slowly.

@@ -33,6 +33,7 @@ FLAGS: tuple[tuple[str, str], ...] = (
     ("disabled", "enable is not 1: the fallback acts"),
     ("history_filling", "history is not full yet: the fallback acts"),
     ("model_invalid", "a network gave something that is no number: trust is cut"),
+    ("observed_unfamiliar", "the elites disagreed about the observed transition: average and sum of shortfalls rest"),
     ("observed_unscored", "the observed transition could not be scored (history, quality or command missing)"),
     ("score_observed_low", "the observed transition is far less likely than what was expected: trust is cut"),
     ("ewma_high", "observed transitions have been less likely than expected, on average: trust is cut"),

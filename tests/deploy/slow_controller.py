@@ -155,7 +155,7 @@ class SlowController:
         # Transitions
         elites = self.models.dynamics
         seen = [frame[i] for i in layout.state_columns]
-        expected, _ = self._expect(previous, reference)
+        expected, doubt = self._expect(previous, reference)
         predicted, spread = self._expect(observation, policy)
         score_observed = float(self.models.reward(_row(previous), _row(reference), _row(seen))[0])
         score_predicted = float(self.models.reward(_row(observation), _row(policy), _row(predicted))[0])
@@ -168,8 +168,11 @@ class SlowController:
         if scorable:
             shortfall = (missing - t.shortfall_mean) / t.shortfall_std
             capped = min(max(shortfall, -s.shortfall_cap), s.shortfall_cap)
-            self.ewma += s.ewma_weight * (capped - self.ewma)
-            self.cusum = min(max(self.cusum + capped - s.cusum_slack, 0.0), 2 * t.cusum_limit)
+            if doubt <= t.spread_drift:
+                self.ewma += s.ewma_weight * (capped - self.ewma)
+                self.cusum = min(max(self.cusum + capped - s.cusum_slack, 0.0), 2 * t.cusum_limit)
+            else:
+                raised.add("observed_unfamiliar")
         else:
             raised.add("observed_unscored")
         if shortfall > t.shortfall_limit:

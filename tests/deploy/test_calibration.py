@@ -50,12 +50,14 @@ def test_extremes_are_those_of_the_obvious_sums(tank: Tank) -> None:
     shortfall = rng.normal(0.3, 1.0, 100)
     shortfall[70] = 50.0
     safety = SafetyConfig()
-    part = Judged(shortfall, shortfall, shortfall, path)
-    found = _extremes(part, 0.1, 0.8, safety)
+    spread = rng.uniform(0.0, 1.0, 100)
+    familiar = spread <= 0.7
+    part = Judged(shortfall, spread, shortfall, path)
+    found = _extremes(part, 0.1, 0.8, 0.7, safety)
     z = (shortfall - 0.1) / 0.8
     highest_ewma = highest_cusum = 0.0
     for number in range(3):
-        mine = np.clip(z[path == number], -safety.shortfall_cap, safety.shortfall_cap)
+        mine = np.clip(z[(path == number) & familiar], -safety.shortfall_cap, safety.shortfall_cap)
         for last in range(len(mine)):
             weights = safety.ewma_weight * (1 - safety.ewma_weight) ** np.arange(last, -1, -1)
             highest_ewma = max(highest_ewma, float(weights @ mine[: last + 1]))
