@@ -122,6 +122,8 @@ def evaluate(
 
     Exit code: 0 GO TO SHADOW, 10 INCONCLUSIVE, 11 NO-GO, 12 NO VERDICT; 1 for an error.
     """
+    import torch
+
     from controlkit.artifacts import RunFolder
     from controlkit.evaluation import EXIT_CODES, write_report
     from controlkit.evaluation import evaluate as evaluate_runs
@@ -131,6 +133,7 @@ def evaluate(
     folders = [RunFolder.open(path) for path in runs]
     for folder in folders:
         folder.require_data(record, str(data))
+    torch.set_num_threads(folders[0].config.threads)
     with progress_bar() as progress:
         report = evaluate_runs(folders, dataset, quick=quick, progress=progress, seed=seed)
     write_report(report, folders[0].path)
@@ -144,27 +147,37 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder, trained and evaluated.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.", show_default=False)],
     key: Annotated[Path | None, typer.Option(help="Ed25519 private key (PEM) to sign with.")] = None,
+    new_key: Annotated[
+        Path | None, typer.Option(help="Make a new key pair, FILE and FILE.pub, and sign with it.")
+    ] = None,
     override: Annotated[str | None, typer.Option(help="Why to export in spite of the verdict; is stored.")] = None,
 ) -> None:
     """Export the controller with its safety wrapper as ONNX; refuses on any failed gate."""
     from controlkit.artifacts import RunFolder
     from controlkit.progress import progress_bar
+    from deploy.bundle import new_key as make_key
     from deploy.export.exporter import export_bundle
 
+    if key is not None and new_key is not None:
+        raise ControlkitError("give either --key or --new-key", where="controlkit export")
+    folder = RunFolder.open(run)
+    if new_key is not None:
+        make_key(new_key)
+        key = new_key
     with progress_bar() as progress:
-        result = export_bundle(RunFolder.open(run), out, key=key, override=override, progress=progress)
+        result = export_bundle(folder, out, key=key, override=override, progress=progress)
     print(f"{out}: parity with torch within {result.parity_max_diff:.1e} of the span; verdict {result.verdict}")
 
 
-@app.command(epilog="Example: controlkit verify bundle --key plant.pub")
+@app.command(epilog="Example: controlkit verify bundle --public-key plant.pem.pub")
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    key: Annotated[Path | None, typer.Option(help="Public key (PEM) that the signature must match.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="Key (PEM) that the signature must match.")] = None,
 ) -> None:
     """Check a bundle: signature, hashes, graph and golden vectors."""
     from deploy.bundle import verify_bundle
 
-    checks = verify_bundle(bundle, public_key=key)
+    checks = verify_bundle(bundle, public_key=public_key)
     for check in checks:
         print(f"{'ok    ' if check.ok else 'FAILED'}  {check.name}: {check.detail}")
     if not all(check.ok for check in checks):
