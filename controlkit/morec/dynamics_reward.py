@@ -16,18 +16,17 @@ all are averaged, and only late snapshots count (early ones rank badly).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from controlkit.config import DynamicsRewardConfig
-from controlkit.errors import TrainingError
 from controlkit.models.actor import BehaviourClone
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.morec.dynamics import WorldModel
+from controlkit.morec.identification import require_finite
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
@@ -202,12 +201,7 @@ def _snapshot_updates(config: DynamicsRewardConfig) -> Sequence[int]:
 
 
 def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, where: str) -> None:
-    if not math.isfinite(loss.item()):
-        raise TrainingError(
-            "the loss is not a number",
-            where=where,
-            cure="Lower the learning rate, or look for extreme values in the data.",
-        )
+    require_finite(loss.item(), where)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
