@@ -82,6 +82,8 @@ def fit_observers(
     change = log.next_state(chosen) - observation[..., ensemble.state_slots]
     target = ensemble.change_scaler(change)  # (E, T, S)
     _start_bilinear(ensemble, observation, action, target)
+    # The perceptron starts at zero: computing it here would cost memory and time for nothing.
+    perceptron, ensemble.perceptron = ensemble.perceptron, None
     fitted = [ensemble.bilinear.weight, ensemble.bilinear.bias, ensemble.gains]
     progress.start("dynamics (observers)", CALLS)
     optimiser = torch.optim.LBFGS(
@@ -106,6 +108,7 @@ def fit_observers(
     with torch.no_grad():
         mean, _ = ensemble.scaled_change(observation, action)
         ensemble.log_std.copy_((mean - target).square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3).log())
+    ensemble.perceptron = perceptron
 
 
 @torch.no_grad()

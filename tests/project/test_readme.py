@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What is added to a command of the README so that it takes seconds; everything else runs as it is printed.
 SMALL = """
-    dynamics.members=3 dynamics.elites=2 dynamics.hidden=[32,32] dynamics.max_epochs=2
+    dynamics.members=3 dynamics.elites=2 dynamics.hidden=[] dynamics.max_epochs=2
     reward.networks=2 reward.hidden=[32,32] reward.updates=40 reward.behaviour_updates=40 reward.snapshots=2
     rollout.length=10 rollout.starts=50 rollout.every=50
     policy.hidden=[32,32] policy.updates=100
