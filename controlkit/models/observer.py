@@ -140,11 +140,8 @@ class ObserverEnsemble(GaussianEnsemble):
 
     def features(self, state: Tensor, known: Tensor, command: Tensor) -> Tensor:
         """Scaled state, known tags and command, then the products of the known tags with the other two: (E, B, F)."""
-        centre, spread = self.input_scaler.centre, self.input_scaler.spread
-        now, size = self.known_at[-1], len(centre) - command.shape[-1]
-        x = (state - centre[self.state_slots]) / spread[self.state_slots]
-        w = (known - centre[now]) / spread[now]
-        u = (command - centre[size:]) / spread[size:]
+        x, w = self._scaled(state, self.state_slots), self._scaled(known, self.known_at[-1])
+        u = self._scaled_command(command)
         moved = torch.cat([x, u], dim=-1)
         products = [w[..., i : i + 1] * moved for i in range(w.shape[-1])]
         return torch.cat([x, w, u, *products], dim=-1)
