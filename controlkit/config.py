@@ -84,7 +84,7 @@ class DynamicsRewardConfig(Strict):
     """The dynamics reward (stage 1 of MOREC).
 
     Attributes:
-        method: `adversarial` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy,
+        method: `irl` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy,
             is trained against the discriminator. `noise` is a deviation: the discriminator is trained against real
             transitions whose outcome is perturbed by noise of many sizes. `mixed` takes half of each.
         inputs: what is judged with the command: `all` of the observation or the `current` samples alone. The fewer, the
@@ -97,7 +97,7 @@ class DynamicsRewardConfig(Strict):
         generator_steps: steps that the generator is rolled out over.
     """
 
-    method: Literal["adversarial", "noise", "mixed"] = "mixed"
+    method: Literal["irl", "noise", "mixed"] = "mixed"
     inputs: Literal["all", "current"] = "all"
     hidden: Hidden = (64, 64)
     activation: Activation = "smooth_leaky"

@@ -4,7 +4,7 @@ The plant's dynamics is seen as an agent: its state is (s, a), its action the ne
 recorded transitions from false ones; snapshots of it, averaged, give r_D = -log(1 - D). Where the false ones come from
 is `method`:
 
-- `adversarial`, the paper's inverse RL: a generator model, rolled out over several steps with commands of the cloned
+- `irl`, the paper's inverse RL: a generator model, rolled out over several steps with commands of the cloned
   behaviour policy, is trained to maximise -log(1 - D). Deviation: by the pathwise gradient through its reparametrised
   rollout instead of a policy gradient.
 - `noise`, a deviation: recorded transitions whose outcome is perturbed by Gaussian noise of many sizes.
@@ -94,7 +94,7 @@ def fit_dynamics_reward(
         genuine = networks.logits(observation, action, change)  # (K, B)
         forged = change + _noise(change, config, generator)
         if forger is not None:
-            share = config.batch_size if config.method == "adversarial" else config.batch_size // 2
+            share = config.batch_size if config.method == "irl" else config.batch_size // 2
             false_observation, false_action, false_change = forger.forge(networks, share, generator)
             observation = torch.cat([false_observation, observation[:, share:]], dim=1)
             action = torch.cat([false_action, action[:, share:]], dim=1)

@@ -54,7 +54,7 @@ def test_larger_errors_get_lower_rewards(method: str, least: float) -> None:
 
 def test_the_adversary_learns_to_pass_for_the_plant() -> None:
     log = LoggedTransitions(small_plant.dataset(noise=0.1))
-    settings = {"method": "adversarial", "hidden": [32], "generator_learning_rate": 3e-3}
+    settings = {"method": "irl", "hidden": [32], "generator_learning_rate": 3e-3}
     _, early = fitted(log, updates=100, **settings)
     _, late = fitted(log, updates=1500, **settings)
     # The generator's transitions are told from real ones less and less easily.
