@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import sys
 
-_ENVIRONMENTS = {"Refrigerator-v0": "envs.refrigerator_env:RefrigeratorEnv"}
+_ENVIRONMENTS = {
+    "Refrigerator-v0": "envs.refrigerator_env:RefrigeratorEnv",
+    "DMSD-v0": "envs.neorl.environment:DmsdEnv",
+}
 NAMESPACE = "controlkit"
 
 
 def register() -> None:
-    """Makes `controlkit/Refrigerator-v0` known to gymnasium; a second call changes nothing."""
+    """Makes `controlkit/Refrigerator-v0` and the others known to gymnasium; a second call changes nothing."""
     from gymnasium.envs.registration import register as register_environment
     from gymnasium.envs.registration import registry
 

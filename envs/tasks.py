@@ -12,6 +12,7 @@ from controlkit.configs import config_path
 from controlkit.errors import ControlkitError, nearest
 from controlkit.spec import PlantSpec
 from envs import controllers, references
+from envs.neorl import dmsd, dmsd_controllers
 from envs.refrigerator import DEFAULT_PARAMS, VectorRefrigerator
 from envs.simulation import Controller, VectorSimulator
 
@@ -40,6 +41,7 @@ class Task:
         behaviour: the controller whose logs are collected.
         test_controllers: controllers far from the log, to try models with.
         references: controllers that define what is possible.
+        return_bounds: the returns of an episode that score 0 and 100, where the task's benchmark publishes them.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Task:
     behaviour: str
     test_controllers: tuple[str, ...]
     references: tuple[str, ...]
+    return_bounds: tuple[float, float] | None = None
 
     def spec(self) -> PlantSpec:
         """The plant's description."""
@@ -72,6 +75,17 @@ class Task:
 
         envs.register()
         return gymnasium.make(self.environment, **options)
+
+    def benchmark_score(self, episode_return: float) -> float:
+        """An episode's return on the benchmark's scale: 100 (R - low) / (high - low).
+
+        Raises:
+            ControlkitError: no bounds are published for this task.
+        """
+        if self.return_bounds is None:
+            raise ControlkitError("has no published scale of scores", where=f"task {self.name}")
+        low, high = self.return_bounds
+        return 100.0 * (episode_return - low) / (high - low)
 
     def controller(self, name: str, rng: np.random.Generator, **options: Any) -> Controller:
         """One of `controllers`, for a simulator with these options.
@@ -132,4 +146,23 @@ REFRIGERATOR = Task(
     references=("raw_deadbeat", "best_memoryless", "kalman"),
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR,)}
+DMSD = Task(
+    name="dmsd",
+    plant="dmsd",
+    environment="controlkit/DMSD-v0",
+    steps=dmsd.STEPS,
+    simulator=dmsd.VectorDmsd,
+    controllers={
+        "operator": lambda rng, options: dmsd_controllers.operator(rng, options.get("params", dmsd.DEFAULT_PARAMS)),
+        "pd": lambda rng, options: dmsd_controllers.PositionDerivative(
+            params=options.get("params", dmsd.DEFAULT_PARAMS)
+        ),
+        "braking": lambda rng, options: dmsd_controllers.Braking(options.get("params", dmsd.DEFAULT_PARAMS)),
+    },
+    behaviour="operator",
+    test_controllers=("pd",),
+    references=("pd", "braking"),
+    return_bounds=(30.60, 849.51),
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD)}
