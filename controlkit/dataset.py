@@ -75,6 +75,7 @@ class TransitionDataset:
         age_s: Float32 | None = None,
         changed: Bool | None = None,
         sources: Mapping[str, str] | None = None,
+        rewards: Float32 | None = None,
     ) -> TransitionDataset:
         """Builds a data set from aligned rows; rewards and ends of episodes follow from the plant's description.
 
@@ -86,9 +87,12 @@ class TransitionDataset:
             time_ns: (N,).
             mask, age_s, changed: as in the data set; all usable, new and unchanged where not given.
             sources: file name -> SHA-256.
+            rewards: (N,) what was recorded, where the plant's objective is a recorded reward; ignored in the last row
+                of an episode, and elsewhere.
 
         Raises:
-            DataError: no step in the data, a command that is not finite, or an episode that goes on after a trip.
+            DataError: no step in the data, a command that is not finite, an episode that goes on after a trip, or a
+                recorded reward that is missing.
         """
         layout, objective = Layout.from_spec(spec), Objective(spec)
         rows = len(frames)
@@ -104,13 +108,16 @@ class TransitionDataset:
         if (tripped & ~last).any():
             row = int(np.flatnonzero(tripped & ~last)[0])
             raise DataError("an episode goes on after the plant tripped", where=f"row {row}", cure="Cut it there.")
-        rewards = np.full(rows, np.nan, dtype=np.float32)
+        recorded, rewards = rewards, np.full(rows, np.nan, dtype=np.float32)
         # The reward may need the last command; in an episode's first rows that window is not there yet, so the command
         # in force stands in for it (no change is charged where none is known).
         first = np.append(True, episode[1:] != episode[:-1])
         start_of = np.maximum.accumulate(np.where(first, np.arange(rows), 0))
         observation = _padded_observations(layout, frames, actions, steps, start_of)
-        rewards[steps] = objective.reward(observation, actions[steps], frames[steps + 1])
+        if spec.reward_is_recorded:
+            rewards[steps] = _recorded_rewards(recorded, steps)
+        else:
+            rewards[steps] = objective.reward(observation, actions[steps], frames[steps + 1])
         terminated, truncated = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
         ends = np.flatnonzero(last)
         ends = ends[(ends > 0) & ~first[ends]]  # a row on its own ends nothing
@@ -347,3 +354,14 @@ def _padded_observations(layout: Layout, frames: Float32, actions: Float32, step
         rows = np.maximum(steps - slot.lag, start_of[steps])
         observation[:, i] = (frames if slot.source == "frame" else actions)[rows, slot.column]
     return observation
+
+
+def _recorded_rewards(rewards: Float32 | None, steps: Int64) -> Float32:
+    """(T,) the recorded rewards of `steps`, which must be there."""
+    cure = "Give data with rewards (.npz), or write the objective as a formula in the plant file."
+    if rewards is None:
+        raise DataError("the objective is a recorded reward, and the log has none", cure=cure)
+    finite = np.isfinite(rewards[steps])
+    if not finite.all():
+        raise DataError("a recorded reward is not a number", where=f"row {steps[np.argmin(finite)]}", cure=cure)
+    return rewards[steps]

@@ -17,10 +17,12 @@ import numpy.typing as npt
 
 from controlkit.errors import SpecError
 from controlkit.layout import Layout
-from controlkit.spec import CostTerm, FunctionTerm, PlantSpec, RangeTerm, TrackTerm
+from controlkit.spec import CostTerm, FunctionTerm, PlantSpec, RangeTerm, RecordedTerm, TrackTerm
 
 Values = Mapping[str, Any]
 RewardFunction = Callable[[Values, Values], Any]
+# (..., O), (..., m), (..., n) -> (...): stands in where rewards come with the data, without a formula.
+LearnedReward = Callable[[Any, Any, Any], Any]
 
 
 class Objective:
@@ -28,13 +30,15 @@ class Objective:
 
     Args:
         spec: the plant. A `function` term is imported here, so that a wrong name fails before any work is done.
+        learned: what a `recorded` term is computed with.
 
     Raises:
-        SpecError: a `function` term names a module or function that does not exist.
+        SpecError: a `function` term names a module or function that does not exist; from `reward` and `terms`, a
+            `recorded` term has nothing to be computed with.
     """
 
-    def __init__(self, spec: PlantSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: PlantSpec, learned: LearnedReward | None = None) -> None:
+        self.spec, self.learned = spec, learned
         self.layout = Layout.from_spec(spec)
         self._functions = [_imported(t) if isinstance(t, FunctionTerm) else None for t in spec.objective]
 
@@ -55,6 +59,8 @@ class Objective:
                 value = -term.weight * _power(_outside(after[term.tag], term.low, term.high), term.error)
             elif isinstance(term, CostTerm):
                 value = -term.weight * self._cost(term, now, after, observation)
+            elif isinstance(term, RecordedTerm):
+                value = self._recorded(observation, action, next_frame)
             else:
                 assert function is not None
                 value = term.weight * function(now, after)
@@ -66,7 +72,10 @@ class Objective:
         """Unique names of the terms, such as `track temperature`, in the order of the plant file."""
         names: list[str] = []
         for index, term in enumerate(self.spec.objective):
-            subject = term.function if isinstance(term, FunctionTerm) else term.tag
+            if isinstance(term, RecordedTerm):
+                subject = "reward"
+            else:
+                subject = term.function if isinstance(term, FunctionTerm) else term.tag
             name = f"{term.kind} {subject}"
             names.append(name if name not in names else f"{name} ({index})")
         return tuple(names)
@@ -86,17 +95,29 @@ class Objective:
     def violations(self, next_frame: Any) -> dict[str, Any]:
         """How far each constrained tag lies outside its bounds, in its unit; 0 inside: tag -> (...)."""
         outside: dict[str, Any] = {}
-        for constraint in self.spec.constraints:
-            value = next_frame[..., self.layout.frame_tags.index(constraint.tag)]
-            distance = _outside(value, constraint.low, constraint.high)
+        for constraint, distance in zip(self.spec.constraints, self.constraint_distances(next_frame), strict=True):
             outside[constraint.tag] = outside.get(constraint.tag, 0.0) + distance
         return outside
+
+    def constraint_distances(self, next_frame: Any) -> list[Any]:
+        """How far each constraint is violated, in its tag's unit; 0 inside: one (...) per constraint, in order."""
+        tags = self.layout.frame_tags
+        return [_outside(next_frame[..., tags.index(c.tag)], c.low, c.high) for c in self.spec.constraints]
 
     def _named(self, observation: Any, action: Any, next_frame: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         frame_tags = self.layout.frame_tags
         now = {tag: observation[..., column] for column, tag in enumerate(frame_tags)}
         now |= {tag: action[..., column] for column, tag in enumerate(self.layout.action_tags)}
         return now, {tag: next_frame[..., column] for column, tag in enumerate(frame_tags)}
+
+    def _recorded(self, observation: Any, action: Any, next_frame: Any) -> Any:
+        if self.learned is None:
+            raise SpecError(
+                "the reward is recorded with the data and has no formula here",
+                where=f"plant {self.spec.name}, objective",
+                cure="Learn it from the data set, or write the objective as a formula.",
+            )
+        return self.learned(observation, action, next_frame)
 
     def _cost(self, term: CostTerm, now: Values, after: Values, observation: Any) -> Any:
         is_action = term.tag in self.layout.action_tags

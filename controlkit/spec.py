@@ -190,7 +190,13 @@ class FunctionTerm(Strict):
     weight: float = 1.0
 
 
-ObjectiveTerm = Annotated[TrackTerm | CostTerm | RangeTerm | FunctionTerm, Field(discriminator="kind")]
+class RecordedTerm(Strict):
+    """The reward comes with the data, without a formula, and a network of its own learns it. Stands alone."""
+
+    kind: Literal["recorded"]
+
+
+ObjectiveTerm = Annotated[TrackTerm | CostTerm | RangeTerm | FunctionTerm | RecordedTerm, Field(discriminator="kind")]
 
 
 class Constraint(Strict):
@@ -299,7 +305,9 @@ class PlantSpec(Strict):
         observed = self.frame_tags
         known = (*observed, *self.action_tags)
         for index, term in enumerate(self.objective):
-            if isinstance(term, FunctionTerm):
+            if isinstance(term, RecordedTerm) and len(self.objective) > 1:
+                raise ValueError("objective: a recorded reward is the whole reward; remove the other terms, or this one")
+            if isinstance(term, FunctionTerm | RecordedTerm):
                 continue
             place = f"objective.{index}"
             allowed = known if isinstance(term, CostTerm) else observed
@@ -368,6 +376,11 @@ class PlantSpec(Strict):
         tag = self.tags[name]
         costs = any(isinstance(t, CostTerm) and t.of == "change" and t.tag == name for t in self.objective)
         return max(tag.history, int(tag.max_rate_per_s is not None or costs))
+
+    @property
+    def reward_is_recorded(self) -> bool:
+        """Whether the reward comes with the data instead of following from a formula."""
+        return any(isinstance(term, RecordedTerm) for term in self.objective)
 
     def to_dict(self) -> dict[str, Any]:
         """A mapping of plain values that `from_dict` reads back; unset fields are left out."""

@@ -23,7 +23,7 @@ from controlkit.evaluation.support import SupportFound
 from controlkit.evaluation.trajectories import draw_trajectories
 from controlkit.evaluation.verdict import AMBER_SUPPORT, EXIT_CODES, MIN_SUPPORT
 from controlkit.objective import CommandLimits
-from controlkit.spec import CostTerm, FunctionTerm, PlantSpec, RangeTerm, TrackTerm
+from controlkit.spec import CostTerm, FunctionTerm, PlantSpec, RangeTerm, RecordedTerm, TrackTerm
 
 POINTS = 1200
 DIGITS = 6
@@ -76,7 +76,7 @@ def reward_unit(spec: PlantSpec) -> str:
     """The unit of a reward per period: the tags' own where all terms share one and none is weighted."""
     units = set()
     for term in spec.objective:
-        if isinstance(term, FunctionTerm) or term.weight != 1.0:
+        if isinstance(term, FunctionTerm | RecordedTerm) or term.weight != 1.0:
             return "objective units"
         squared = isinstance(term, TrackTerm | RangeTerm) and term.error == "squared"
         unit = spec.tags[term.tag].unit

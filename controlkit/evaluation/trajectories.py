@@ -12,7 +12,7 @@ from controlkit.dataset import TransitionDataset
 from controlkit.evaluation.estimand import Starts
 from controlkit.evaluation.model_rollouts import RolledOut
 from controlkit.replay import LoggedTransitions
-from controlkit.spec import FunctionTerm, PlantSpec, TrackTerm
+from controlkit.spec import FunctionTerm, PlantSpec, RecordedTerm, TrackTerm
 
 WORST = 10
 MAX_TAGS = 6
@@ -78,7 +78,7 @@ def draw_trajectories(
 
 def drawn_tags(spec: PlantSpec) -> tuple[str, ...]:
     """The tags to draw, at most six: those of the objective first, then state tags, commands, exogenous tags."""
-    wanted = [term.tag for term in spec.objective if not isinstance(term, FunctionTerm)]
+    wanted = [term.tag for term in spec.objective if not isinstance(term, FunctionTerm | RecordedTerm)]
     constrained = [constraint.tag for constraint in spec.constraints]
     known = (*wanted, *constrained, *spec.state_tags[:2], *spec.action_tags[:2], *spec.names("exogenous"))
     found = list(dict.fromkeys(known))[:MAX_TAGS]
