@@ -59,6 +59,12 @@ class DynamicsConfig(Strict):
         holdout: share of the training part, cut by time in blocks, that stops training and ranks the members.
         patience: epochs without a gain of 1 % after which training stops.
         weight_decay: on the perceptron; the linear path around it is not decayed.
+        linear_members: how many of the members are ridge regressions alone (with `observer`: bilinear alone). They
+            extrapolate along straight lines; whether they are right is for the hold-out to say.
+        holdout_steps: steps of the open-loop rollouts over held-out blocks whose errors rank the members; 1 ranks by
+            one-step error.
+        exogenous: what follows where the record of the exogenous tags ends under a rollout: `record` ends it, `splice`
+            goes on with another row of the log whose exogenous tags looked alike.
     """
 
     architecture: Literal["window", "observer"] = "window"
@@ -72,11 +78,16 @@ class DynamicsConfig(Strict):
     max_epochs: Count = 200
     patience: Count = 5
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    linear_members: Annotated[int, Field(ge=0)] = 0
+    holdout_steps: Count = 20
+    exogenous: Literal["record", "splice"] = "record"
 
     @model_validator(mode="after")
     def _enough(self) -> DynamicsConfig:
         if self.elites > self.members:
             raise ValueError(f"{self.elites} elites of {self.members} members")
+        if self.linear_members > self.members:
+            raise ValueError(f"{self.linear_members} linear members of {self.members}")
         return self
 
 

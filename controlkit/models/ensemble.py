@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from controlkit.models.layers import Activation, Affine, BatchedMLP, identity_scaler
+from controlkit.models.layers import Activation, Affine, BatchedLinear, BatchedMLP, identity_scaler
 
 MIN_LOG_STD, MAX_LOG_STD = -7.0, 1.0
 
@@ -61,16 +62,32 @@ class GaussianEnsemble(nn.Module):
         """What weight decay acts on: the perceptrons, not the linear path around them."""
         return list(self.net.body.parameters())
 
-    def elites_only(self, count: int | None = None) -> GaussianEnsemble:
+    def elites_only(self, count: int | None = None) -> Self:
         """A copy that holds the best `count` elites alone (all of them where none is given), in order of their hold-out
         error, for places where nothing may be computed in vain."""
-        pruned, chosen = copy.deepcopy(self), self.elites[:count]
+        return self.subset(self.elites[:count])
+
+    def subset(self, chosen: Tensor) -> Self:
+        """A copy that holds the members `chosen` (K,) alone, in that order, all of them elites."""
+        pruned = copy.deepcopy(self)
         with torch.no_grad():
             for parameter in pruned.parameters():  # every parameter's first dimension counts members
                 parameter.data = parameter.data[chosen].clone()
         pruned.members = len(chosen)
         pruned.elites = torch.arange(pruned.members, device=self.elites.device)
         return pruned
+
+    @torch.no_grad()
+    def put(self, chosen: Tensor, members: GaussianEnsemble) -> None:
+        """Writes the members of a `subset` back to where they came from: the inverse of `subset(chosen)`."""
+        for mine, theirs in zip(self.parameters(), members.parameters(), strict=True):
+            mine[chosen] = theirs
+
+    def linear(self) -> Tensor:
+        """(E,) whether a member is linear: its perceptron's last layer has no weights, so that it adds a constant."""
+        last = self.net.body[-1]
+        assert isinstance(last, BatchedLinear)
+        return (last.weight == 0).flatten(1).all(dim=1)
 
     def scaled_change(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of the scaled change: (B, O), (B, m) -> (E, B, S), (E, B, S).

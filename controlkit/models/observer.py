@@ -77,6 +77,14 @@ class ObserverEnsemble(GaussianEnsemble):
         """The perceptron's weights; what is linear is not decayed."""
         return list(self.perceptron.parameters()) if self.perceptron is not None else []
 
+    def linear(self) -> Tensor:
+        """(E,) whether a member is bilinear alone: it has no perceptron, or one that adds nothing."""
+        if self.perceptron is None:
+            return torch.ones(self.members, dtype=torch.bool, device=self.elites.device)
+        last = self.perceptron.body[-1]
+        assert isinstance(last, BatchedLinear)
+        return (last.weight == 0).flatten(1).all(dim=1) & (last.bias == 0).flatten(1).all(dim=1)
+
     def scaled_change(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """As `GaussianEnsemble.scaled_change`: (B, O), (B, m) -> (E, B, S) twice."""
         if observation.dim() == 2:

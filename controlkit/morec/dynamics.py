@@ -6,7 +6,8 @@ Training follows PETS (arXiv 1805.12114) as MOREC does: bootstrap per member, Ga
 stopping, elites by hold-out error. Deviations: the hold-out is cut in blocks of time (neighbouring rows share their
 history, so random rows would leak), the learning rate falls along a cosine, each member's linear path starts at its
 ridge solution (so that the perceptron learns what is left, and a linear plant is learned in closed form), and each
-keeps its best hold-out weights, that start included.
+keeps its best hold-out weights, that start included. Some members may be linear altogether, and the elites are those
+with the smallest error over open-loop rollouts of many steps, which is what they are used for.
 """
 
 from __future__ import annotations
@@ -21,29 +22,37 @@ import torch
 from torch import Tensor
 
 from controlkit.config import DynamicsConfig, ScalingConfig
+from controlkit.errors import DataError
 from controlkit.layout import Layout
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.layers import Affine
 from controlkit.models.observer import ObserverEnsemble
-from controlkit.morec.identification import fit_observers, require_finite, start_linear
-from controlkit.objective import CommandLimits, Objective
+from controlkit.morec.holdout import blocks, one_step_error, open_loop_errors, relative_errors
+from controlkit.morec.identification import fit_observers, require_all_finite, require_finite, start_linear
+from controlkit.objective import CommandLimits, LearnedReward, Objective
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
 from controlkit.scaling import Scaler
 from controlkit.spec import PlantSpec
 
-HOLDOUT_BLOCKS = 50
+# A prediction is a sum of a handful of rounded numbers: so many roundings are as good as none.
+ROUNDING = 4.0 * torch.finfo(torch.float32).eps
 
 
 def observation_scaler(log: LoggedTransitions, scaling: ScalingConfig) -> Scaler:
-    """(O,) mean and spread of the observation's slots over the log; the spread has a floor from the tags' ranges."""
+    """(O,) mean and spread of the observation's slots over the log; the spread has a floor from the tags' ranges, and
+    at a floor of the whole range centre and spread are the ranges' own."""
     layout = log.layout
+    if scaling.min_spread == 1:
+        return Scaler.from_range(layout.low, layout.high)
     values = log.observe(log.rows).cpu().numpy() if len(log.rows) <= 100_000 else _sampled(log)
     return _floored(values, (layout.high - layout.low) / 2, scaling.min_spread)
 
 
 def action_scaler(log: LoggedTransitions, limits: CommandLimits, scaling: ScalingConfig) -> Scaler:
     """(m,) mean and spread of the commands over the log, with the same floor."""
+    if scaling.min_spread == 1:
+        return Scaler.from_range(limits.low, limits.high)
     return _floored(log.actions[log.rows].cpu().numpy(), (limits.high - limits.low) / 2, scaling.min_spread)
 
 
@@ -68,6 +77,9 @@ class DynamicsFit:
     Attributes:
         holdout_rmse: (S,) one-step error of the elites' mean on hold-out rows, engineering units.
         member_rmse: (E,) the same per member, in units of the log's typical change.
+        open_loop_rmse: (H, E) each member's error after 1 .. H steps of open-loop rollouts through the hold-out, by
+            which the elites are chosen; in units of the spread by which state tags are scaled.
+        linear: (E,) which members are linear, by design or because no descent bettered their start.
         residuals: (R, S) recorded minus predicted, hold-out rows, engineering units, mean removed.
         epochs: epochs trained.
         holdout_rows: (R,) rows of the log that were held out.
@@ -75,9 +87,31 @@ class DynamicsFit:
 
     holdout_rmse: Tensor
     member_rmse: Tensor
+    open_loop_rmse: Tensor
+    linear: Tensor
     residuals: Tensor
     epochs: int
     holdout_rows: Tensor
+
+    def figures(self, elites: Tensor) -> dict[str, float]:
+        """What `metrics.csv` keeps: epochs, the one-step hold-out error, the elites' mean error at the end of the
+        open-loop rollouts and their length, and how many of the elites are linear."""
+        elites = elites.cpu()
+        return {
+            "dynamics_epochs": float(self.epochs),
+            "holdout_rmse": float(self.holdout_rmse.mean()),
+            "open_loop_rmse": float(self.open_loop_rmse[-1, elites].mean()),
+            "open_loop_steps": float(len(self.open_loop_rmse)),
+            "linear_elites": float(self.linear[elites].sum()),
+        }
+
+    def describe(self, elites: Tensor) -> str:
+        """One line for the user: which kind of member won."""
+        linear = int(self.linear[elites.cpu()].sum())
+        return (
+            f"Of {len(self.linear)} world models the best {len(elites)} over {len(self.open_loop_rmse)}-step hold-out "
+            f"rollouts: {linear} linear, {len(elites) - linear} with a perceptron."
+        )
 
 
 def fit_dynamics(
@@ -92,11 +126,18 @@ def fit_dynamics(
     """Trains `ensemble` in place on a log.
 
     Raises:
-        TrainingError: the loss is no number; says at which step.
+        TrainingError: the loss is no number; says at which update.
+        DataError: fewer than two usable transitions.
     """
+    if len(log.rows) < 2:
+        raise DataError(
+            "one usable transition is too few to fit a world model and hold some out",
+            where="training part",
+            cure="Bring a longer log, or ask for less history in the plant file.",
+        )
     set_scaler(ensemble.input_scaler, observation_scaler(log, scaling), action_scaler(log, limits, scaling))
     set_scaler(ensemble.change_scaler, change_scaler(log))
-    train_rows, holdout_rows = _blocks(log.rows, config.holdout, generator)
+    train_rows, holdout_rows = blocks(log.rows, config.holdout, generator)
     bootstrap = torch.randint(
         len(train_rows), (config.members, len(train_rows)), generator=generator, device=train_rows.device
     )
@@ -104,14 +145,27 @@ def fit_dynamics(
         fit_observers(ensemble, log, train_rows, bootstrap, progress)
     else:
         start_linear(ensemble, log, train_rows, bootstrap)
-    best = _member_error(ensemble, log, holdout_rows).cpu()  # (E,)
+    best = one_step_error(ensemble, log, holdout_rows).cpu()  # (E,)
     epoch = 0
-    if ensemble.decayed_parameters():
-        best, epoch = _descend(ensemble, log, config, train_rows[bootstrap], holdout_rows, best, generator, progress)
-    ensemble.elites.copy_(torch.argsort(best)[: len(ensemble.elites)])
+    # The last members stay linear, as they were started; and where that start leaves nothing but the rounding of stored
+    # numbers, there is nothing for a perceptron to learn.
+    networks = torch.arange(config.members - config.linear_members)
+    networks = networks[best[networks] > _rounding(ensemble, log)]
+    if len(networks) and ensemble.decayed_parameters():
+        trained, draws = ensemble.subset(networks), train_rows[bootstrap[networks]]
+        best[networks], epoch = _descend(trained, log, config, draws, holdout_rows, best[networks], generator, progress)
+        ensemble.put(networks, trained)
+    open_loop = open_loop_errors(ensemble, log, holdout_rows, config.holdout_steps)  # (H, E)
+    ensemble.elites.copy_(torch.argsort(relative_errors(open_loop))[: len(ensemble.elites)])
     residuals = torch.cat([_residuals(ensemble, log, rows) for rows in holdout_rows.split(4096)])
     return DynamicsFit(
-        residuals.square().mean(dim=0).sqrt(), best.sqrt(), residuals - residuals.mean(dim=0), epoch, holdout_rows
+        holdout_rmse=residuals.square().mean(dim=0).sqrt(),
+        member_rmse=best.sqrt(),
+        open_loop_rmse=open_loop.sqrt().cpu(),
+        linear=ensemble.linear().cpu(),
+        residuals=residuals - residuals.mean(dim=0),
+        epochs=epoch,
+        holdout_rows=holdout_rows,
     )
 
 
@@ -142,17 +196,18 @@ def _descend(
     for epoch in range(1, config.max_epochs + 1):
         # A permutation per member.
         order = torch.argsort(torch.rand(rows.shape, generator=generator, device=rows.device), dim=1)  # (E, T)
-        total = torch.zeros((), device=rows.device)
+        losses = []
         for step in range(per_epoch):
             batch = rows.gather(1, order[:, step * config.batch_size : (step + 1) * config.batch_size])  # (E, B)
             loss = _likelihood_loss(ensemble, log, batch)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            total += loss.detach()
-        require_finite(float(total), f"dynamics, epoch {epoch}")
+            losses.append(loss.detach())
+        require_all_finite(torch.stack(losses), f"dynamics, epoch {epoch}")
         schedule.step()
-        error = _member_error(ensemble, log, holdout_rows).cpu()  # (E,)
+        error = one_step_error(ensemble, log, holdout_rows).cpu()  # (E,)
+        require_finite(float(error.sum()), f"dynamics, hold-out error after epoch {epoch}")
         # Every improvement is kept; only a gain of 1 % counts as a reason to go on.
         stale = 0 if bool((error < 0.99 * best).any()) else stale + 1
         better = error < best
@@ -175,12 +230,19 @@ class WorldModel:
         ensemble: predicts the state tags.
         spec: the plant.
         device: where the tensors live.
+        learned: the reward where the plant's is recorded without a formula.
     """
 
-    def __init__(self, ensemble: GaussianEnsemble, spec: PlantSpec, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        ensemble: GaussianEnsemble,
+        spec: PlantSpec,
+        device: torch.device | str = "cpu",
+        learned: LearnedReward | None = None,
+    ) -> None:
         self.ensemble = ensemble
         self.layout = Layout.from_spec(spec)
-        self.objective = Objective(spec)
+        self.objective = Objective(spec, learned)
         self.limits = CommandLimits(spec)
         self.state_columns = torch.from_numpy(self.layout.state_columns).to(device)
         self._shift = torch.from_numpy(self.layout.shift_index).to(device)
@@ -209,31 +271,16 @@ def _likelihood_loss(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: T
 
 
 @torch.no_grad()
-def _member_error(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor) -> Tensor:
-    """(E,) mean squared error in scaled units."""
-    total = torch.zeros(ensemble.members, device=rows.device)
-    for part in rows.split(4096):
-        observation = log.observe(part)
-        target = ensemble.change_scaler(log.next_state(part) - observation[:, ensemble.state_slots])
-        mean, _ = ensemble.scaled_change(observation, log.actions[part])
-        total += (mean - target).square().mean(dim=2).sum(dim=1)
-    return total / len(rows)
-
-
-@torch.no_grad()
 def _residuals(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor) -> Tensor:
     means, _ = ensemble(log.observe(rows), log.actions[rows])
     residuals: Tensor = log.next_state(rows) - means.mean(dim=0)
     return residuals
 
 
-def _blocks(rows: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cuts rows into blocks of time and holds out a random share of the blocks, at least one."""
-    blocks = min(HOLDOUT_BLOCKS, max(2, len(rows) // 2))
-    number = torch.arange(len(rows), device=rows.device) * blocks // len(rows)
-    held = torch.randperm(blocks, generator=generator, device=rows.device)[: max(1, round(share * blocks))]
-    out = torch.isin(number, held)
-    return rows[~out], rows[out]
+def _rounding(ensemble: GaussianEnsemble, log: LoggedTransitions) -> float:
+    """The mean square, in units of the typical change, of what rounding to single precision does to the state tags."""
+    size = log.frames[log.rows][:, torch.from_numpy(log.layout.state_columns).to(log.rows.device)].abs().amax(dim=0)
+    return float((ROUNDING * size / ensemble.change_scaler.spread).square().mean())
 
 
 def _floored(values: npt.NDArray[np.float32], half_range: npt.NDArray[np.floating[Any]], min_spread: float) -> Scaler:

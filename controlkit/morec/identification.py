@@ -18,12 +18,20 @@ from controlkit.models.observer import ObserverEnsemble
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
 
-RIDGE = 1e-3
+# The share of the residual variance that shrinks the coefficients (of inputs and changes in scaled units): Bayes'
+# estimate for coefficients of about 30, which is to say that the ridge decides only between columns that the log cannot
+# tell apart. Where there is no noise there is nothing to shrink for, but rounding.
+RIDGE, LEAST_RIDGE = 1e-3, 1e-7
+RIDGE_PASSES = 4
 
 
 @torch.no_grad()
 def start_linear(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor, bootstrap: Tensor) -> None:
-    """Sets each member's linear path to the ridge solution on its bootstrap rows, the spread to its residual's."""
+    """Sets each member's linear path to the ridge solution on its bootstrap rows, the spread to its residual's.
+
+    The ridge of each state tag is `RIDGE` times its residual variance, found by a few passes: a narrow log of a plant
+    without noise must not be shrunk by what a noisy one needs.
+    """
     skip, last = ensemble.net.skip, ensemble.net.body[-1]
     assert skip is not None
     assert isinstance(last, BatchedLinear)
@@ -41,17 +49,40 @@ def start_linear(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tenso
             gram += x.T @ x
             moment += x.T @ y
             square += y.square().sum(dim=0)
-        # A small ridge decides only between columns that the log cannot tell apart.
-        shrink = RIDGE * torch.eye(size, dtype=torch.float64, device=rows.device)
-        shrink[-1, -1] = 0.0
-        solution = torch.linalg.solve(gram + shrink, moment)
-        variance = (square - (solution * moment).sum(dim=0)).clamp(min=0.0) / bootstrap.shape[1]
+        require_finite(float(gram.sum() + moment.sum()), "dynamics, linear start")
+        solution, variance = _ridge(gram, moment, square)
         skip.weight[member].zero_()
         skip.weight[member, :, :states] = solution[:-1].float()
         skip.bias[member].zero_()
         last.weight[member].zero_()
         last.bias[member, 0, :states] = solution[-1].float()
         last.bias[member, 0, states:] = variance.sqrt().clamp(min=1e-3).log().float()
+
+
+def _ridge(gram: Tensor, moment: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """Ridge regression from sums over rows, all float64.
+
+    Args:
+        gram: (F + 1, F + 1) products of the features, the last of which is 1.
+        moment: (F + 1, S) products of features and targets.
+        square: (S,) squares of the targets.
+
+    Returns:
+        (F + 1, S) coefficients, the intercept last and not shrunk; (S,) variance of the residual.
+    """
+    rows = gram[-1, -1]
+    mean, target = gram[-1, :-1] / rows, moment[-1] / rows
+    # About the means the intercept is gone, and one eigendecomposition serves every ridge.
+    centred = gram[:-1, :-1] - rows * torch.outer(mean, mean)
+    cross, power = moment[:-1] - rows * torch.outer(mean, target), square - rows * target.square()
+    values, vectors = torch.linalg.eigh(centred)  # (F,), (F, F)
+    values, along = values.clamp(min=0.0).unsqueeze(1), vectors.T @ cross  # (F, 1), (F, S)
+    variance = torch.ones_like(power)
+    for _ in range(RIDGE_PASSES):
+        weight = along / (values + (RIDGE * variance).clamp(LEAST_RIDGE, RIDGE))  # (F, S)
+        variance = ((power - (weight * (2.0 * along - values * weight)).sum(dim=0)) / rows).clamp(min=0.0)
+    coefficients = vectors @ weight
+    return torch.cat([coefficients, (target - mean @ coefficients).unsqueeze(0)]), variance
 
 
 # Rows per member beyond which a quasi-Newton fit gains nothing: its few parameters are known to a fraction of a
@@ -138,3 +169,14 @@ def require_finite(loss: float, where: str) -> None:
             where=where,
             cure="Lower the learning rate, or look for extreme values in the data.",
         )
+
+
+def require_all_finite(losses: Tensor, where: str) -> None:
+    """Stops on the first of many losses (K,) that is no number; one host synchronisation for all.
+
+    Raises:
+        TrainingError: says where, and at which update.
+    """
+    if not bool(torch.isfinite(losses).all()):
+        first = int((~torch.isfinite(losses)).nonzero()[0, 0])
+        require_finite(float(losses[first]), f"{where}, update {first + 1}")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 from controlkit.artifacts import build_models
-from controlkit.config import RunConfig
-from controlkit.errors import TrainingError
+from controlkit.config import RunConfig, ScalingConfig
+from controlkit.dataset import TransitionDataset
+from controlkit.errors import DataError, TrainingError
 from controlkit.models.ensemble import GaussianEnsemble
-from controlkit.morec.dynamics import DynamicsFit, WorldModel, fit_dynamics
+from controlkit.morec.dynamics import DynamicsFit, WorldModel, action_scaler, fit_dynamics, observation_scaler
+from controlkit.morec.holdout import open_loop_errors, relative_errors
 from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
 from controlkit.replay import LoggedTransitions
+from controlkit.spec import PlantSpec
 from tests import small_plant
+from tests.data_files import data_file
 
 
 def fitted(config: RunConfig, log: LoggedTransitions, history: int = 2) -> tuple[GaussianEnsemble, DynamicsFit]:
@@ -57,7 +64,8 @@ def test_no_member_gets_worse_by_descent_and_elites_are_the_best() -> None:
     dynamics, fit = fitted(small_plant.config(dynamics={"learning_rate": 0.5, "max_epochs": 2}), log)
     # A learning rate that wrecks every network: each member keeps the ridge solution it started from.
     assert float(fit.holdout_rmse) < 0.12
-    assert set(dynamics.elites.tolist()) == set(torch.argsort(fit.member_rmse)[:2].tolist())
+    rank = relative_errors(fit.open_loop_rmse.square())
+    assert dynamics.elites.tolist() == torch.argsort(rank)[:2].tolist()
 
 
 def test_equal_seeds_give_equal_networks() -> None:
@@ -72,6 +80,150 @@ def test_a_loss_that_is_no_number_stops_the_fit_with_its_place() -> None:
     log._table[50:60] = torch.nan
     with pytest.raises(TrainingError, match="not a number"):
         fitted(small_plant.config(), log)
+
+
+def test_a_descent_that_diverges_says_at_which_update() -> None:
+    log = LoggedTransitions(small_plant.dataset(noise=0.05))
+    with pytest.raises(TrainingError, match=r"dynamics, epoch 1, update [23]: the loss is not a number"):
+        fitted(small_plant.config(dynamics={"learning_rate": 1e30}), log)
+
+
+def test_one_transition_is_too_few() -> None:
+    log = LoggedTransitions(small_plant.dataset(episodes=1, steps=3))
+    log.rows = log.rows[:1]
+    with pytest.raises(DataError, match="training part: one usable transition is too few"):
+        fitted(small_plant.config(), log)
+
+
+def test_a_linear_member_stays_linear_and_a_network_wins_where_the_plant_is_not() -> None:
+    log = LoggedTransitions(bent_dataset())
+    settings = {"members": 5, "elites": 2, "linear_members": 3, "hidden": [32], "max_epochs": 60, "batch_size": 32}
+    settings["learning_rate"] = 0.01
+    dynamics, fit = fitted(small_plant.config(dynamics=settings), log)
+    assert fit.linear.tolist() == [False, False, True, True, True]
+    assert set(dynamics.elites.tolist()) == {0, 1}
+    assert fit.figures(dynamics.elites)["linear_elites"] == 0
+    assert "0 linear, 2 with a perceptron" in fit.describe(dynamics.elites)
+    assert float(fit.member_rmse[:2].max()) < 0.7 * float(fit.member_rmse[2:].min())
+
+
+def bent_dataset() -> TransitionDataset:
+    """The small plant with a valve whose effect bends: level' = 0.9 level + 0.5 sin(2 valve)."""
+    data = small_plant.dataset(episodes=10)
+    frames = data.frames.copy()
+    for row in range(1, len(data)):
+        if data.position[row]:
+            frames[row, 0] = 0.9 * frames[row - 1, 0] + 0.5 * np.sin(2.0 * data.actions[row - 1, 0])
+    return replace(data, frames=frames)
+
+
+DEAD_STEPS = 19
+
+
+def pipe_spec() -> PlantSpec:
+    """A pipe: the gate's flow reaches its end after a dead time."""
+    return PlantSpec.from_dict(
+        {
+            "name": "pipe",
+            "period_s": 1,
+            "tags": {
+                "flow": {"role": "state", "unit": "1", "range": [0, 200]},
+                "target": {"role": "exogenous", "unit": "1", "range": [0, 200]},
+                "gate": {
+                    "role": "action",
+                    "unit": "1",
+                    "range": [-1, 1],
+                    "history": DEAD_STEPS,
+                    "safe": 0,
+                    "fallback": {"kind": "hold"},
+                },
+            },
+            "objective": [{"kind": "track", "tag": "flow", "setpoint": "target"}],
+        }
+    )
+
+
+def pipe_log(commands: np.ndarray) -> LoggedTransitions:
+    """Episodes of a pipe under (episodes, steps) commands, the first flow 100."""
+    frames, actions, number, times = [], [], [], []
+    for episode, command in enumerate(commands):
+        flow = 100.0
+        for step, value in enumerate(command):
+            frames.append((flow, 110.0))
+            actions.append((value,))
+            number.append(episode)
+            times.append((episode * 10_000 + step) * small_plant.NS)
+            flow += command[step - DEAD_STEPS] if step >= DEAD_STEPS else 0.0
+    data = TransitionDataset.from_frames(
+        pipe_spec(),
+        frames=np.array(frames, dtype=np.float32),
+        actions=np.array(actions, dtype=np.float32),
+        episode=np.array(number),
+        time_ns=np.array(times, dtype=np.int64),
+    )
+    return LoggedTransitions(data)
+
+
+def fitted_pipe(log: LoggedTransitions) -> tuple[GaussianEnsemble, DynamicsFit]:
+    settings = {"members": 4, "elites": 2, "linear_members": 2, "hidden": [16], "max_epochs": 2}
+    config = small_plant.config(dynamics=settings, scaling={"min_spread": 1})
+    generator = torch.Generator().manual_seed(0)
+    dynamics = build_models(config, pipe_spec(), generator).dynamics
+    limits = CommandLimits(pipe_spec())
+    return dynamics, fit_dynamics(dynamics, log, config.dynamics, config.scaling, limits, generator, Silent())
+
+
+def test_a_dead_time_is_found_by_linear_members_and_carried_ten_times_beyond_the_log() -> None:
+    rng = np.random.default_rng(0)
+    # Commands as narrow as a cautious operator's, most of which repeat the last one.
+    fresh, held = 0.02 * rng.standard_normal((8, 400)), rng.random((8, 400)) < 0.6
+    for step in range(1, 400):
+        fresh[:, step] = np.where(held[:, step], fresh[:, step - 1], fresh[:, step])
+    dynamics, fit = fitted_pipe(pipe_log(fresh))
+    assert bool(fit.linear[dynamics.elites].all())
+    far = pipe_log(0.2 * rng.standard_normal((1, 200)))
+    errors = open_loop_errors(dynamics.elites_only(), far, far.rows, 150)
+    assert errors.shape == (150, 2)
+    in_units = errors[-1].sqrt() * dynamics.input_scaler.spread[0]
+    assert float(in_units.max()) < 0.02  # the flow itself has gone up and down by about 3
+
+
+def test_the_dead_time_of_a_real_log_is_found() -> None:
+    content = np.load(data_file("neorl2/Pipeline-train.npz"))
+    rows = slice(0, 20_000)
+    ends = np.flatnonzero((content["done"][rows] > 0) | (content["truncated"][rows] > 0)) + 1
+    frames, actions, number = [], [], []
+    for episode, (start, stop) in enumerate(pairwise([0, *ends])):
+        frames += [content["obs"][start:stop, :2], content["next_obs"][stop - 1 : stop, :2]]
+        actions += [content["action"][start:stop], content["action"][stop - 1 : stop]]
+        number.append(np.full(stop - start + 1, episode))
+    data = TransitionDataset.from_frames(
+        pipe_spec(),
+        frames=np.concatenate(frames),
+        actions=np.concatenate(actions),
+        episode=np.concatenate(number),
+        time_ns=np.arange(len(np.concatenate(number))) * small_plant.NS,
+    )
+    log = LoggedTransitions(data)
+    held_out, log.rows = log.rows[-2000:], log.rows[:-2000]
+    dynamics, fit = fitted_pipe(log)
+    assert bool(fit.linear[dynamics.elites].all())
+    errors = open_loop_errors(dynamics.elites_only(), log, held_out, 150)
+    assert float(errors[-1].max().sqrt() * dynamics.input_scaler.spread[0]) < 1e-3
+
+
+def test_scaling_by_the_ranges_alone_does_not_depend_on_the_log() -> None:
+    plant = small_plant.spec()
+    log, limits = LoggedTransitions(small_plant.dataset()), CommandLimits(plant)
+    seen = observation_scaler(log, ScalingConfig(min_spread=1)), action_scaler(log, limits, ScalingConfig(min_spread=1))
+    by_range = {"level": (0.0, 10.0), "load": (0.5, 1.5), "valve": (0.0, 2.0)}
+    expected = np.array([by_range[slot.tag] for slot in log.layout.slots])
+    np.testing.assert_allclose(np.stack([seen[0].centre, seen[0].spread], axis=1), expected)
+    np.testing.assert_allclose([seen[1].centre[0], seen[1].spread[0]], by_range["valve"], rtol=1e-6)
+    # And in between: the log's own spread, but never less than the share of half the range.
+    floored = observation_scaler(log, ScalingConfig(min_spread=0.2))
+    own = log.observe(log.rows).std(dim=0, correction=0).numpy()
+    np.testing.assert_allclose(floored.spread, np.maximum(own, 0.2 * expected[:, 1]), rtol=1e-5)
 
 
 def test_the_world_shifts_history_and_clamps_to_what_sensors_can_show() -> None:
