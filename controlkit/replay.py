@@ -17,13 +17,17 @@ from controlkit.layout import Layout
 
 
 class Batch(NamedTuple):
-    """B transitions: observation (B, O), action (B, m), reward (B,), next observation (B, O), terminated (B,) float."""
+    """B transitions: observation (B, O), action (B, m), reward (B,), next observation (B, O), terminated (B,) float.
+
+    The last `modelled` of them come from a world model.
+    """
 
     observation: Tensor
     action: Tensor
     reward: Tensor
     next_observation: Tensor
     terminated: Tensor
+    modelled: int = 0
 
 
 class LoggedTransitions:
@@ -80,22 +84,39 @@ class LoggedTransitions:
 
 
 class ModelTransitions:
-    """A ring of model transitions; the next observation is rebuilt from the next frame, which halves the memory."""
+    """A ring of model transitions; the next observation is rebuilt from the next frame, which halves the memory.
 
-    def __init__(self, layout: Layout, capacity: int, device: torch.device | str = "cpu") -> None:
+    Args:
+        layout: of the observations.
+        capacity: transitions held at most.
+        device: where they live.
+        costs: K, how many costs whose price changes over time stand beside each reward; see `set_prices`.
+    """
+
+    def __init__(self, layout: Layout, capacity: int, device: torch.device | str = "cpu", costs: int = 0) -> None:
         n, m = len(layout.frame_tags), len(layout.action_tags)
         self._shift = torch.from_numpy(layout.shift_index).to(device)
         self.observation = torch.zeros(capacity, layout.size, device=device)
         self.action = torch.zeros(capacity, m, device=device)
         self.next_frame = torch.zeros(capacity, n, device=device)
-        self.reward = torch.zeros(capacity, device=device)
+        self.reward = torch.zeros(capacity, device=device)  # less the costs at their prices
+        self.free_reward = torch.zeros(capacity if costs else 0, device=device)  # as it was given
+        self.cost = torch.zeros(capacity if costs else 0, costs, device=device)
         self.terminated = torch.zeros(capacity, device=device)
         self.next, self.size, self.capacity = 0, 0, capacity
+        self._rings = _RINGS + (("free_reward", "cost") if costs else ())
 
     def extend(
-        self, observation: Tensor, action: Tensor, next_frame: Tensor, reward: Tensor, terminated: Tensor
+        self,
+        observation: Tensor,
+        action: Tensor,
+        next_frame: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        cost: Tensor | None = None,
     ) -> None:
-        """Appends transitions; the oldest are overwritten where the ring is full."""
+        """Appends transitions; the oldest are overwritten where the ring is full. A `cost` (B, K) is charged from the
+        next `set_prices` on."""
         count = min(len(reward), self.capacity)
         at = (self.next + torch.arange(count, device=reward.device)) % self.capacity
         for ring, values in (
@@ -106,6 +127,8 @@ class ModelTransitions:
             (self.terminated, terminated.float()),
         ):
             ring[at] = values[:count]
+        if cost is not None and cost.shape[1]:
+            self.free_reward[at], self.cost[at] = reward[:count], cost[:count]
         self.next = (self.next + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
@@ -116,14 +139,19 @@ class ModelTransitions:
         following = torch.cat([self.next_frame[at], action, observation], dim=1)[:, self._shift]
         return Batch(observation, action, self.reward[at], following, self.terminated[at])
 
+    def set_prices(self, prices: Tensor) -> None:
+        """Charges the costs of all held transitions at these prices (K,), so that no reward is of an older epoch."""
+        if len(self.free_reward):
+            torch.sub(self.free_reward, self.cost @ prices, out=self.reward)
+
     def state_dict(self) -> dict[str, Tensor | int]:
         """What a checkpoint needs."""
-        held = {name: getattr(self, name)[: self.size] for name in _RINGS}
+        held = {name: getattr(self, name)[: self.size] for name in self._rings}
         return {name: ring.clone() for name, ring in held.items()} | {"next": self.next}
 
     def load_state_dict(self, content: dict[str, Tensor | int]) -> None:
         """Reads what `state_dict` wrote."""
-        for name in _RINGS:
+        for name in self._rings:
             values = content[name]
             assert isinstance(values, Tensor)
             getattr(self, name)[: len(values)] = values

@@ -12,6 +12,7 @@ from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.layers import Activation, Affine, BatchedMLP, identity_scaler
 
 MIN_LOG_STD, MAX_LOG_STD = -7.0, 1.0
+LOG_STD_REACH = 0.5 * (MAX_LOG_STD - MIN_LOG_STD)
 
 
 class Actor(nn.Module):
@@ -57,13 +58,17 @@ class Actor(nn.Module):
         self.input_scaler = Affine(identity_scaler(observation_size))
         self.net = BatchedMLP(1, seen, hidden, 2 * len(low), act=act, generator=generator, output_gain=0.1)
 
-    def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation before the tanh: (B, O) -> (B, m), (B, m)."""
+    def features(self, observation: Tensor) -> Tensor:
+        """What the network sees of an observation: (B, O) -> (B, F)."""
         x = self.input_scaler(observation).index_select(-1, self.inputs)
         if self.belief is not None:
             x = torch.cat([x, self._expected(observation, self.belief)], dim=-1)
-        mean, raw = self.net(x.unsqueeze(0)).squeeze(0).chunk(2, dim=-1)
-        return mean, MIN_LOG_STD + 0.5 * (MAX_LOG_STD - MIN_LOG_STD) * (torch.tanh(raw) + 1.0)
+        return x
+
+    def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before the tanh: (B, O) -> (B, m), (B, m)."""
+        mean, raw = self.net(self.features(observation).unsqueeze(0)).squeeze(0).chunk(2, dim=-1)
+        return mean, bounded_log_std(torch.tanh(raw))
 
     def _expected(self, observation: Tensor, belief: GaussianEnsemble) -> Tensor:
         """The next state tags if the last commands stay, scaled as the current ones are: (B, O) -> (B, S)."""
@@ -84,10 +89,20 @@ class Actor(nn.Module):
         mean, log_std = self.distribution(observation)
         noise = torch.empty_like(mean).normal_(generator=generator)
         raw = mean + log_std.exp() * noise
-        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which does not lose digits far out.
-        log_slope = 2.0 * (math.log(2.0) - raw - nn.functional.softplus(-2.0 * raw))
-        log_density = (-0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - log_slope).sum(dim=-1)
-        return self.centre + self.reach * torch.tanh(raw), log_density
+        return self.centre + self.reach * torch.tanh(raw), squashed_log_density(raw, log_std, noise)
+
+
+def bounded_log_std(squashed: Tensor) -> Tensor:
+    """From the tanh of a network's output to a log standard deviation in its bounds."""
+    return MIN_LOG_STD + LOG_STD_REACH * (squashed + 1.0)
+
+
+def squashed_log_density(raw: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+    """Log density of tanh(raw), raw = mean + exp(log_std) noise: (B, m) three times -> (B,)."""
+    # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which does not lose digits far out.
+    log_slope = 2.0 * (math.log(2.0) - raw - nn.functional.softplus(-2.0 * raw))
+    each = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - log_slope
+    return each.sum(dim=-1)
 
 
 class BehaviourClone(nn.Module):

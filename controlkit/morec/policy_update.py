@@ -4,6 +4,9 @@ Deviations: the critics judge the command after the plant's clamp and rate limit
 that the policy is trained on what the plant will get; an optional anchor pulls the policy towards the cloned operator;
 target values are never clamped (the published MOBILE clamps them at 0, which ruins tasks with negative rewards); the
 actor that is kept may be the average over the last updates.
+
+The gradients are written out instead of left to autograd (see `models/backward.py`; tested against autograd): an update
+is a fixed sequence of kernels over fixed buffers, on any device, which a CUDA graph can hold (`update_blocks.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from torch import Tensor
 
 from controlkit.config import PolicyConfig
 from controlkit.errors import TrainingError
-from controlkit.models.actor import Actor, BehaviourClone
+from controlkit.models.actor import LOG_STD_REACH, Actor, BehaviourClone, bounded_log_std, squashed_log_density
+from controlkit.models.backward import ExplicitMLP
 from controlkit.models.critic import Critics
+from controlkit.models.flat import Flat, FlatAdam
+from controlkit.morec.bellman_doubt import BellmanDoubt
 from controlkit.objective import CommandLimits
 from controlkit.replay import Batch
 
@@ -33,6 +39,32 @@ class PolicyLosses(NamedTuple):
     mean_q: Tensor
 
 
+class Rates(NamedTuple):
+    """What changes from update to update: learning rates of actor and critics, and the weight of the newest actor in
+    the average (0 before averaging begins). Numbers, or tensors of no dimension on the learner's device."""
+
+    actor: float | Tensor
+    critic: float | Tensor
+    average: float | Tensor
+
+
+class Drawn(NamedTuple):
+    """Commands drawn from the policy: mean, log standard deviation and its tanh, noise, tanh of the raw command, all
+    (B, m); the wish in engineering units (B, m) and the log density (B,)."""
+
+    mean: Tensor
+    log_std: Tensor
+    spread_tanh: Tensor
+    noise: Tensor
+    squashed: Tensor
+    wish: Tensor
+    log_density: Tensor
+
+    def part(self, rows: slice) -> Drawn:
+        """Some of the rows."""
+        return Drawn(*(value[rows] for value in self))
+
+
 class PolicyLearner:
     """Actor, critics, temperature and their optimisers.
 
@@ -42,6 +74,7 @@ class PolicyLearner:
         limits: the plant's clamp and rate limit.
         config: settings.
         reward_spread: rewards are divided by it.
+        doubt: MOBILE's penalty on the targets of model transitions; `None` for none.
     """
 
     def __init__(
@@ -52,65 +85,160 @@ class PolicyLearner:
         limits: CommandLimits,
         config: PolicyConfig,
         reward_spread: float,
+        doubt: BellmanDoubt | None = None,
     ) -> None:
         self.actor, self.critics, self.behaviour = actor, critics, behaviour
-        self.limits, self.config, self.reward_spread = limits, config, reward_spread
+        self.limits, self.config, self.reward_spread, self.doubt = limits, config, reward_spread, doubt
         self.targets = copy.deepcopy(critics).requires_grad_(False)
         self.averaged = copy.deepcopy(actor).requires_grad_(False)
+        self._flat = {
+            "actor": Flat(actor.net.parameters()),
+            "averaged": Flat(self.averaged.net.parameters()),
+            "critics": Flat(critics.net.parameters()),
+            "targets": Flat(self.targets.net.parameters()),
+        }
+        self._actor, self._critics = ExplicitMLP(actor.net), ExplicitMLP(critics.net)
+        self._targets = ExplicitMLP(self.targets.net, self._critics)
         device = actor.centre.device
-        self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=device, requires_grad=True)
+        self.log_alpha = torch.tensor(math.log(config.initial_alpha), device=device, dtype=actor.centre.dtype)
+        self._alpha_gradient = torch.zeros_like(self.log_alpha)
         self.target_entropy = config.target_entropy * len(actor.centre)
-        self.actor_optimiser = torch.optim.Adam(actor.net.parameters(), lr=config.actor_learning_rate)
-        self.critic_optimiser = torch.optim.Adam(critics.parameters(), lr=config.critic_learning_rate)
-        self.alpha_optimiser = torch.optim.Adam([self.log_alpha], lr=config.actor_learning_rate)
-        self.updates = self.averages = 0
+        self.actor_optimiser, self.critic_optimiser = (
+            FlatAdam(flat.weights, flat.gradient) for flat in (self._flat["actor"], self._flat["critics"])
+        )
+        self.alpha_optimiser = FlatAdam(self.log_alpha, self._alpha_gradient)
+        self.updates = 0
+
+    @property
+    def averages(self) -> int:
+        """Over how many of the last updates the averaged actor has been averaged."""
+        return max(0, self.updates - math.floor(self.config.updates * (1.0 - self.config.average)))
 
     def warm_start(self, observation: Tensor) -> Tensor:
         """One step that brings the actor's mean command to the cloned operator's: (B, O) -> the loss."""
         with torch.no_grad():
-            logged = self.behaviour(observation)
-        loss: Tensor = ((self.actor(observation) - logged) / self.actor.reach).square().sum(dim=-1).mean()
-        _step(loss, self.actor_optimiser)
-        return loss.detach()
+            distance, slope = self._distance(self._distribution(observation)[0], observation)
+            gradient = 2.0 / len(observation) * distance * slope
+            self._actor.backward(torch.cat([gradient, torch.zeros_like(gradient)], dim=-1).unsqueeze(0))
+        self.actor_optimiser.step(self.config.actor_learning_rate)
+        return distance.square().sum(dim=-1).mean()
 
     def update(self, batch: Batch, generator: torch.Generator) -> PolicyLosses:
         """One gradient step of critics, actor and temperature."""
-        self._schedule()
-        alpha = self.log_alpha.detach().exp()
-        with torch.no_grad():
-            wish, log_density = self.actor.sample(batch.next_observation, generator)
-            following = self.targets(batch.next_observation, self.limits.apply(wish, batch.next_observation)).amin(
-                dim=0
-            )
-            value = following - alpha * log_density
-            target = batch.reward / self.reward_spread + self.config.gamma * (1.0 - batch.terminated) * value
-        critic_loss = (self.critics(batch.observation, batch.action) - target).square().mean(dim=1).sum()
-        _step(critic_loss, self.critic_optimiser)
-
-        wish, log_density = self.actor.sample(batch.observation, generator)
-        with torch.no_grad():
-            shift = self.limits.apply(wish, batch.observation) - wish
-        self.critics.requires_grad_(False)
-        q = self.critics(batch.observation, wish + shift).amin(dim=0)
-        self.critics.requires_grad_(True)
-        actor_loss = (alpha * log_density - q).mean()
-        if self.config.behaviour_anchor:
-            with torch.no_grad():
-                logged = self.behaviour(batch.observation)
-            distance = ((self.actor(batch.observation) - logged) / self.actor.reach).square().sum(dim=-1)
-            actor_loss = actor_loss + self.config.behaviour_anchor * distance.mean()
-        _step(actor_loss, self.actor_optimiser)
-
-        alpha_loss = -(self.log_alpha * (log_density.detach() + self.target_entropy)).mean()
-        _step(alpha_loss, self.alpha_optimiser)
-        with torch.no_grad():
-            for target_weight, weight in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
-                target_weight.lerp_(weight, self.config.tau)
+        losses = self.step(batch, self.noise((), batch, generator), self.rates(self.updates))
         self.updates += 1
-        self._average()
-        return PolicyLosses(
-            critic_loss.detach(), actor_loss.detach(), alpha, -log_density.detach().mean(), q.detach().mean()
+        return losses
+
+    def noise(self, lead: tuple[int, ...], batch: Batch, generator: torch.Generator) -> Tensor:
+        """The random numbers of an update of `batch`, or of `lead` many: (*lead, 2, B, m), for this and the next
+        observation."""
+        shape = (*lead, 2, len(batch.reward), len(self.actor.centre))
+        return torch.empty(shape, device=batch.reward.device, dtype=batch.reward.dtype).normal_(generator=generator)
+
+    def rates(self, update: int) -> Rates:
+        """Of update number `update`, counted from 0: the learning rates fall along a cosine (the authors' falls for the
+        actor alone)."""
+        config = self.config
+        done = min(1.0, update / max(1, config.updates))
+        factor = max(0.5 * (1.0 + math.cos(math.pi * done)), 0.01)
+        averages = update + 1 - math.floor(config.updates * (1.0 - config.average))
+        return Rates(
+            config.actor_learning_rate * factor,
+            config.critic_learning_rate * factor,
+            1.0 / averages if averages > 0 else 0.0,
         )
+
+    @torch.no_grad()
+    def step(self, batch: Batch, noise: Tensor, rates: Rates) -> PolicyLosses:
+        """The arithmetic of one update: the same kernels over the same buffers every time, and nothing read back.
+
+        Args:
+            batch: B transitions, the model's behind the logged ones.
+            noise: (2, B, m) standard normal, for this and the next observation.
+            rates: learning rates.
+        """
+        count, size = len(batch.reward), batch.observation.shape[1]
+        scaler = self.critics.input_scaler
+        alpha = self.log_alpha.exp()
+        # This and the next observation in one pass: the actor is not touched before both have been used.
+        both = self._draw(torch.cat([batch.observation, batch.next_observation]), noise.flatten(0, 1))
+        now, following = both.part(slice(count)), both.part(slice(count, None))
+
+        command = self.limits.apply(following.wish, batch.next_observation)
+        value = self._targets.forward(scaler(torch.cat([batch.next_observation, command], dim=1))).amin(dim=0)
+        value = value.squeeze(1).sub_(alpha * following.log_density)
+        target = batch.reward / self.reward_spread + self.config.gamma * (1.0 - batch.terminated) * value
+        if self.doubt is not None and batch.modelled:
+            target[-batch.modelled :] -= self.doubt.penalty(batch, noise[1], self.actor, self.targets, self.limits)
+        x = scaler(torch.cat([batch.observation, batch.action], dim=1))
+        error = self._critics.forward(x) - target.unsqueeze(1)  # (C, B, 1)
+        self._critics.backward(error * (2.0 / count))
+        self.critic_optimiser.step(rates.critic)
+
+        executed = self.limits.apply(now.wish, batch.observation)
+        centre, spread = scaler.centre[size:], scaler.spread[size:]
+        torch.div(executed - centre, spread, out=x[:, size:])
+        q, lowest = self._critics.forward(x).min(dim=0, keepdim=True)  # (1, B, 1)
+        chosen = torch.zeros_like(error).scatter_(0, lowest, -1.0 / count)
+        pulled = self._critics.backward(chosen, weights=False, inputs=slice(size, None))
+        assert pulled is not None
+        actor_loss = alpha * now.log_density.mean() - q.mean()
+        actor_loss += self._descend(now, pulled.sum(dim=0) / spread, alpha / count, batch.observation)
+        self.actor_optimiser.step(rates.actor)
+
+        entropy = -now.log_density.mean()
+        torch.sub(entropy, self.target_entropy, out=self._alpha_gradient)
+        self.alpha_optimiser.step(self.config.actor_learning_rate)
+        self._flat["targets"].weights.lerp_(self._flat["critics"].weights, self.config.tau)
+        if isinstance(rates.average, Tensor) or rates.average:
+            self._flat["averaged"].weights.lerp_(self._flat["actor"].weights, rates.average)
+        return PolicyLosses(error.square().mean(dim=1).sum(), actor_loss, alpha, entropy, q.mean())
+
+    def _descend(self, drawn: Drawn, pulled: Tensor, price: Tensor, observation: Tensor) -> Tensor | float:
+        """Writes the actor's gradient and returns the anchor's part of the loss.
+
+        With u = mean + exp(log_std) noise and a = tanh(u): d log density / du = 2 a, d log density / d log_std = -1
+        where u is held, and d wish / du = reach (1 - a^2).
+
+        Args:
+            drawn: commands at this observation (B, ...).
+            pulled: (B, m) gradient of the loss in the executed command, the clamp passed straight through.
+            price: alpha / B.
+            observation: (B, O).
+        """
+        in_raw = 2.0 * price * drawn.squashed
+        in_raw.addcmul_(pulled * self.actor.reach, 1.0 - drawn.squashed.square())
+        in_mean = in_raw
+        in_log_std = in_raw * drawn.log_std.exp() * drawn.noise - price
+        anchor: Tensor | float = 0.0
+        if self.config.behaviour_anchor:
+            distance, slope = self._distance(drawn.mean, observation)
+            in_mean = in_mean + 2.0 * self.config.behaviour_anchor / len(distance) * distance * slope
+            anchor = self.config.behaviour_anchor * distance.square().sum(dim=-1).mean()
+        in_spread = in_log_std * LOG_STD_REACH * (1.0 - drawn.spread_tanh.square())
+        self._actor.backward(torch.cat([in_mean, in_spread], dim=-1).unsqueeze(0))
+        return anchor
+
+    def _distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and the tanh that the log standard deviation is made of: (B, O) -> (B, m), (B, m)."""
+        output = self._actor.forward(self.actor.features(observation)).squeeze(0)
+        mean, raw = output.chunk(2, dim=-1)
+        return mean, torch.tanh(raw)
+
+    def _draw(self, observation: Tensor, noise: Tensor) -> Drawn:
+        """As `Actor.sample`, by the pass that can be gone back."""
+        mean, spread_tanh = self._distribution(observation)
+        log_std = bounded_log_std(spread_tanh)
+        raw = torch.addcmul(mean, log_std.exp(), noise)
+        squashed = torch.tanh(raw)
+        wish = self.actor.centre + self.actor.reach * squashed
+        return Drawn(mean, log_std, spread_tanh, noise, squashed, wish, squashed_log_density(raw, log_std, noise))
+
+    def _distance(self, mean: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """From the cloned operator's command to the actor's, scaled to [-1, 1], and its slope in the mean: (B, m)."""
+        squashed = torch.tanh(mean)
+        logged = (self.behaviour(observation) - self.actor.centre) / self.actor.reach
+        return squashed - logged, 1.0 - squashed.square()
 
     def final_actor(self) -> Actor:
         """The actor to keep: the average over the last share of updates, or the last one where none was asked for."""
@@ -132,40 +260,16 @@ class PolicyLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        return {name: getattr(self, name).state_dict() for name in _PARTS} | {
-            "log_alpha": self.log_alpha.detach().clone(),
-            "updates": self.updates,
-            "averages": self.averages,
-        }
+        held = {name: getattr(self, name).state_dict() for name in (*_NETWORKS, *_OPTIMISERS)}
+        return held | {"log_alpha": self.log_alpha.clone(), "updates": self.updates}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Reads what `state_dict` wrote."""
-        for name in _PARTS:
+        for name in (*_NETWORKS, *_OPTIMISERS):
             getattr(self, name).load_state_dict(content[name])
-        with torch.no_grad():
-            self.log_alpha.copy_(content["log_alpha"])
-        self.updates, self.averages = content["updates"], content["averages"]
-
-    def _schedule(self) -> None:
-        """The learning rates fall along a cosine (the authors' falls for the actor alone)."""
-        done = min(1.0, self.updates / max(1, self.config.updates))
-        factor = 0.5 * (1.0 + math.cos(math.pi * done))
-        self.actor_optimiser.param_groups[0]["lr"] = self.config.actor_learning_rate * max(factor, 0.01)
-        self.critic_optimiser.param_groups[0]["lr"] = self.config.critic_learning_rate * max(factor, 0.01)
-
-    def _average(self) -> None:
-        if self.updates <= self.config.updates * (1.0 - self.config.average):
-            return
-        self.averages += 1
-        with torch.no_grad():
-            for mean, weight in zip(self.averaged.net.parameters(), self.actor.net.parameters(), strict=True):
-                mean.lerp_(weight, 1.0 / self.averages)
+        self.log_alpha.copy_(content["log_alpha"])
+        self.updates = content["updates"]
 
 
-_PARTS = ("actor", "critics", "targets", "averaged", "actor_optimiser", "critic_optimiser", "alpha_optimiser")
-
-
-def _step(loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
+_NETWORKS = ("actor", "critics", "targets", "averaged")
+_OPTIMISERS = ("actor_optimiser", "critic_optimiser", "alpha_optimiser")

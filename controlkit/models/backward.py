@@ -1,0 +1,118 @@
+"""Perceptrons with a backward pass written out: no autograd graph, no allocation, fixed buffers.
+
+The networks of a policy update are so small that, on a processor as on an accelerator, building and walking autograd's
+graph costs as much as the arithmetic. Here a forward pass keeps what its backward pass needs in buffers that stay where
+they are (so that a CUDA graph can be captured over them), and the backward pass writes gradients into `parameter.grad`.
+Tested against autograd in double precision.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from controlkit.models.layers import BatchedLinear, BatchedMLP, SmoothLeaky
+
+
+class ExplicitMLP:
+    """Forward and backward of a `BatchedMLP` of E members whose parameters have gradients to write into (`flat.py`).
+
+    Results are buffers of this object: the next call with as many rows overwrites them.
+
+    Args:
+        net: whose weights are used, now and whenever they change.
+        buffers: of another perceptron whose last pass may be overwritten, which keeps more of an update in the
+            processor's cache.
+    """
+
+    def __init__(self, net: BatchedMLP, buffers: ExplicitMLP | None = None) -> None:
+        self.layers = [layer for layer in net.body if isinstance(layer, BatchedLinear)]
+        self.acts = [layer for layer in net.body if not isinstance(layer, BatchedLinear)]
+        self.skip = net.skip
+        self._buffers: dict[tuple[object, ...], Tensor] = {} if buffers is None else buffers._buffers
+        self._inputs: list[Tensor] = []
+        self._before: list[Tensor] = []
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(E, B, in), or (B, in) that all members share -> (E, B, out). `x` must stay as it is until the backward."""
+        members = len(self.layers[0].weight)
+        x = x.expand(members, *x.shape) if x.dim() == 2 else x
+        self._inputs, self._before = [x], []
+        value = x
+        for number, (layer, act) in enumerate(zip(self.layers, [*self.acts, None], strict=True)):
+            before = self._buffer("before", number, value, layer.weight.shape[-1])
+            # A product and a sum in place: baddbmm would first copy the bias to every row.
+            torch.bmm(value, layer.weight, out=before).add_(layer.bias)
+            if act is None:
+                value = before
+                break
+            if isinstance(act, nn.ReLU):  # its slope can be read off its result
+                value = before.relu_()
+            else:
+                value = act(before)
+            self._before.append(before)
+            self._inputs.append(value)
+        if self.skip is not None:
+            value.baddbmm_(x, self.skip.weight).add_(self.skip.bias)
+        return value
+
+    @torch.no_grad()
+    def backward(self, gradient: Tensor, *, weights: bool = True, inputs: slice | None = None) -> Tensor | None:
+        """Of the last forward pass: (E, B, out) -> (E, B, chosen inputs), or `None` where no inputs are asked for.
+
+        Args:
+            gradient: of the loss in the result; may end before the forward pass's rows do, where the loss does not
+                depend on the rest.
+            weights: write (not add) the loss's gradient into the parameters' `grad`.
+            inputs: of which inputs the gradient is wanted.
+        """
+        x, following, rows = self._inputs[0], gradient, gradient.shape[1]
+        for number in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[number]
+            if weights:
+                _write(layer, self._inputs[number][:, :rows], following)
+            if number == 0:
+                break
+            passed = self._buffer("passed", number, following, layer.weight.shape[1])
+            torch.bmm(following, layer.weight.transpose(1, 2), out=passed)
+            following = _through(self.acts[number - 1], passed, self._before[number - 1][:, :rows])
+        if weights and self.skip is not None:
+            _write(self.skip, x[:, :rows], gradient)
+        if inputs is None:
+            return None
+        result = torch.bmm(following, self.layers[0].weight[:, inputs].transpose(1, 2))
+        if self.skip is not None:
+            result.baddbmm_(gradient, self.skip.weight[:, inputs].transpose(1, 2))
+        return result
+
+    def _buffer(self, kind: str, number: int, like: Tensor, width: int) -> Tensor:
+        key = (kind, number, like.shape[0], like.shape[1], like.dtype, like.device)
+        if key not in self._buffers:
+            self._buffers[key] = like.new_empty(like.shape[0], like.shape[1], width)
+        return self._buffers[key]
+
+
+def _write(layer: BatchedLinear, x: Tensor, gradient: Tensor) -> None:
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is not None
+    if gradient.shape[2] == 1:  # a row times a matrix is several times faster than a matrix times a column
+        torch.bmm(gradient.transpose(1, 2), x, out=layer.weight.grad.transpose(1, 2))
+    else:
+        torch.bmm(x.transpose(1, 2), gradient, out=layer.weight.grad)
+    torch.sum(gradient, dim=1, keepdim=True, out=layer.bias.grad)
+
+
+def _through(act: nn.Module, gradient: Tensor, before: Tensor) -> Tensor:
+    """The gradient before an activation from the one behind it, in place; `before` is the ReLU's result, which has the
+    sign of its input, and any other activation's input."""
+    if isinstance(act, nn.ReLU):
+        return torch.ops.aten.threshold_backward.grad_input(gradient, before, 0, grad_input=gradient)
+    if isinstance(act, nn.LeakyReLU):
+        return gradient.mul_(torch.where(before > 0, 1.0, act.negative_slope))
+    if isinstance(act, SmoothLeaky):
+        return gradient.mul_(torch.sigmoid(4.0 * before).mul_(0.9).add_(0.1))
+    if isinstance(act, nn.SiLU):
+        gate = torch.sigmoid(before)
+        return gradient.mul_(gate * (1.0 + before * (1.0 - gate)))
+    raise TypeError(f"no slope is known of {type(act).__name__}")
