@@ -37,6 +37,7 @@ from controlkit.evaluation.fqe import FittedValues, fit_values
 from controlkit.evaluation.limits import judge_limit, limits_of
 from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
 from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, policy_of, unexplained
+from controlkit.evaluation.recorded_reward import learned_reward
 from controlkit.evaluation.report import Report
 from controlkit.evaluation.support import RecordedSteps, find_support
 from controlkit.evaluation.verdict import Evidence, decide
@@ -57,6 +58,7 @@ class Effort:
         model_updates, clone_updates, fqe_updates: gradient steps.
         fqe_members: Q networks per policy.
         starts: start states at most.
+        reward_updates: gradient steps of a recorded reward's network.
     """
 
     folds: int = 5
@@ -65,10 +67,13 @@ class Effort:
     fqe_updates: int = 1000
     fqe_members: int = 6
     starts: int = 256
+    reward_updates: int = 4000
 
 
 FULL = Effort()
-QUICK = Effort(folds=3, model_updates=300, clone_updates=300, fqe_updates=200, fqe_members=4, starts=96)
+QUICK = Effort(
+    folds=3, model_updates=300, clone_updates=300, fqe_updates=200, fqe_members=4, starts=96, reward_updates=1500
+)
 
 
 def evaluate(
@@ -137,15 +142,18 @@ def assess(
     begin, first_start = evaluation_rows
     part = data.slice(begin, len(data))
     part.require_transitions("calibration and evaluation parts of the split", at_least=MIN_ROWS)
-    objective, limits = Objective(data.spec), CommandLimits(data.spec)
+    log, limits = LoggedTransitions(part), CommandLimits(data.spec)
+    generator = torch.Generator().manual_seed(seed)
+    learned = learned_reward(log, data.spec, scaling, limits, effort.reward_updates, generator, progress)
+    objective = Objective(data.spec, learned)
     require_formula(part, objective)
-    log = LoggedTransitions(part)
     estimand = choose_estimand(gamma, log, first_start - begin)
     starts = choose_starts(log, first_start - begin, estimand, effort.starts, objective)
-    generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
 
-    model = fit_evaluation_model(log, data.spec, scaling, effort.folds, effort.model_updates, generator, progress)
+    model = fit_evaluation_model(
+        log, data.spec, scaling, effort.folds, effort.model_updates, generator, progress, learned
+    )
     progress.start("cloned operators", effort.folds)
     clones = []
     for fold in model.folds:

@@ -18,6 +18,7 @@ from torch import Tensor
 from controlkit.config import DynamicsConfig, ScalingConfig
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.morec.dynamics import WorldModel, fit_dynamics
+from controlkit.objective import LearnedReward
 from controlkit.progress import Progress, Silent
 from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
@@ -70,6 +71,7 @@ def fit_evaluation_model(
     updates: int,
     generator: torch.Generator,
     progress: Progress,
+    learned: LearnedReward | None = None,
 ) -> EvaluationModel:
     """Fits K world models, each without one block of time.
 
@@ -81,11 +83,12 @@ def fit_evaluation_model(
         updates: gradient steps of each at most, about.
         generator: initial weights, batches.
         progress: one unit per fold.
+        learned: the reward where the plant's is recorded without a formula.
     """
     progress.start("evaluation models", folds)
     fitted = []
     for number in range(folds):
-        fitted.append(_fold(log, spec, scaling, number, folds, updates, generator))
+        fitted.append(_fold(log, spec, scaling, number, folds, updates, generator, learned))
         progress.advance()
     residuals = torch.cat([fold.residuals for fold in fitted])
     centred = residuals - residuals.mean(dim=0)
@@ -113,6 +116,7 @@ def _fold(
     folds: int,
     updates: int,
     generator: torch.Generator,
+    learned: LearnedReward | None,
 ) -> Fold:
     layout, count = log.layout, len(log.rows)
     left_out = log.rows[number * count // folds : (number + 1) * count // folds]
@@ -138,7 +142,7 @@ def _fold(
         act=config.activation,
         generator=generator,
     )
-    world = WorldModel(ensemble, spec)
+    world = WorldModel(ensemble, spec, learned=learned)
     fit_dynamics(ensemble, rest, config, scaling, world.limits, generator, Silent())
     ensemble.eval().requires_grad_(False)
     residuals = []
