@@ -306,7 +306,7 @@ class PlantSpec(Strict):
         known = (*observed, *self.action_tags)
         for index, term in enumerate(self.objective):
             if isinstance(term, RecordedTerm) and len(self.objective) > 1:
-                raise ValueError("objective: a recorded reward is the whole reward; remove the other terms, or this one")
+                raise ValueError("objective: a recorded reward is the whole reward; remove the other terms or this one")
             if isinstance(term, FunctionTerm | RecordedTerm):
                 continue
             place = f"objective.{index}"
