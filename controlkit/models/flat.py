@@ -32,8 +32,8 @@ class Flat:
 
 
 class FlatAdam:
-    """Adam over one vector, by PyTorch's fused kernel without the optimiser object around it, whose bookkeeping costs as
-    much as the arithmetic of a small network.
+    """Adam over one vector, by PyTorch's fused kernel without the optimiser object around it, whose bookkeeping costs
+    as much as the arithmetic of a small network.
 
     Args:
         weights: (P,) trained in place.

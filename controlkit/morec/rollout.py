@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from controlkit.config import RolloutConfig
+from controlkit.morec.constraints import fixed_price
 from controlkit.morec.dynamics import WorldModel
+from controlkit.morec.exogenous import Record
 from controlkit.morec.transition_filter import TransitionFilter
 from controlkit.replay import LoggedTransitions
 
@@ -52,12 +54,13 @@ def roll_out(
     generator: torch.Generator,
     residuals: Tensor | None = None,
     member_per_rollout: bool = False,
+    exogenous: Record | None = None,
 ) -> Rollouts:
     """Rolls `policy` out from recorded observations.
 
     A rollout ends after `length` steps, where the plant trips (`terminated`), where no candidate is accepted (the
     rejected transition is discarded; the row before it bootstraps as usual), or where the record of the exogenous tags
-    ends.
+    ends and nothing continues it.
 
     Args:
         world: structure, reward and limits of the plant.
@@ -70,50 +73,110 @@ def roll_out(
         residuals: (R, S) recorded one-step residuals, one of which is added, as noise of the sensors, to what the
             policy sees of each chosen transition; `None` for none.
         member_per_rollout: every rollout lives in the world of one elite, drawn at its start.
+        exogenous: what the exogenous and static tags follow; the record where it is `None`.
     """
+    exogenous = exogenous or Record(log)
     observation, rollout = log.observe(rows), torch.arange(len(rows), device=rows.device)
-    elites = len(transition_filter.ensemble.elites)
-    member: Tensor | None = None
-    if member_per_rollout:
-        member = torch.randint(elites, (len(rows),), generator=generator, device=rows.device)
+    member = draw_members(transition_filter, len(rows), generator) if member_per_rollout else None
     steps: list[tuple[Tensor, ...]] = []
     rejected = ran_out = 0
-    for step in range(length):
-        action = world.limits.apply(policy(observation), observation)
-        chosen = transition_filter(observation, action, generator, member)
-        next_frame = world.next_frame(chosen.state, log.frames[rows + 1])
-        # Judged before noise is added: what counts is what the plant does, not what its sensors make of it.
-        reward = world.objective.reward(observation, action, next_frame)
-        terminated = world.objective.terminated(next_frame)
-        if residuals is not None:
-            draw = torch.randint(len(residuals), (len(rows),), generator=generator, device=rows.device)
-            next_frame = world.next_frame(chosen.state + residuals[draw], next_frame)
-        kept = chosen.accepted
-        number = torch.full_like(rollout, step)
-        record = (
-            rollout,
-            number,
+    for number in range(length):
+        step = take_step(
+            world,
+            transition_filter,
+            policy,
+            exogenous,
             observation,
-            action,
-            next_frame,
-            reward,
-            terminated,
-            chosen.score,
-            chosen.disagreement,
-            chosen.max_std,
+            rows,
+            generator,
+            residuals=residuals,
+            member=member,
         )
+        kept, alive = step.accepted, step.accepted & ~step.terminated & step.lasting
+        record = (rollout, torch.full_like(rollout, number), observation, *step.recorded())
+        observation, rows = step.following, step.onward
+        # Ends are rare: most steps need no selection at all.
+        if bool(alive.all()):
+            steps.append(record)
+            continue
         steps.append(tuple(part[kept] for part in record))
-        following = world.next_observation(observation, action, next_frame)
-        lasting = log.remaining[rows + 1] > 0
         rejected += int((~kept).sum())
-        ran_out += int((kept & ~terminated & ~lasting).sum())
-        alive = kept & ~terminated & lasting
-        observation, rollout, rows = following[alive], rollout[alive], rows[alive] + 1
+        ran_out += int((kept & ~step.terminated & ~step.lasting).sum())
+        observation, rollout, rows = observation[alive], rollout[alive], rows[alive]
         member = None if member is None else member[alive]
         if not len(rows):
             break
     joined = [torch.cat(parts) for parts in zip(*steps, strict=True)]
     return Rollouts._make([*joined, rejected, ran_out])
+
+
+class Step(NamedTuple):
+    """One step of B rollouts: what a `Rollouts` records of it, then whether it was accepted (B,), the observation
+    (B, O) and row of the log (B,) that follow, and whether the record goes on there (B,)."""
+
+    action: Tensor
+    next_frame: Tensor
+    reward: Tensor
+    terminated: Tensor
+    score: Tensor
+    disagreement: Tensor
+    max_std: Tensor
+    accepted: Tensor
+    following: Tensor
+    onward: Tensor
+    lasting: Tensor
+
+    def recorded(self) -> tuple[Tensor, ...]:
+        """From the action to the largest spread, in the order of `Rollouts`."""
+        return tuple(self[: Step._fields.index("accepted")])
+
+
+def take_step(
+    world: WorldModel,
+    transition_filter: TransitionFilter,
+    policy: Policy,
+    exogenous: Record,
+    observation: Tensor,
+    rows: Tensor,
+    generator: torch.Generator,
+    *,
+    residuals: Tensor | None,
+    member: Tensor | None,
+) -> Step:
+    """One step of all rollouts (see `roll_out`), from observations (B, O) and rows (B,) of the log.
+
+    Nothing is read back to the host, so that a CUDA graph can hold it.
+    """
+    action = world.limits.apply(policy(observation), observation)
+    chosen = transition_filter(observation, action, generator, member)
+    next_frame = world.next_frame(chosen.state, exogenous.known(rows, observation))
+    # Judged before noise is added: what counts is what the plant does, not what its sensors make of it.
+    reward = world.objective.reward(observation, action, next_frame)
+    terminated = world.objective.terminated(next_frame)
+    if residuals is not None:
+        draw = torch.randint(len(residuals), (len(rows),), generator=generator, device=rows.device)
+        next_frame = world.next_frame(chosen.state + residuals[draw], next_frame)
+    following = world.next_observation(observation, action, next_frame)
+    onward, lasting = exogenous.advance(rows, generator)
+    return Step(
+        action,
+        next_frame,
+        reward,
+        terminated,
+        chosen.score,
+        chosen.disagreement,
+        chosen.max_std,
+        chosen.accepted,
+        following,
+        onward,
+        lasting,
+    )
+
+
+def draw_members(transition_filter: TransitionFilter, count: int, generator: torch.Generator) -> Tensor:
+    """An elite for each rollout: (B,)."""
+    elites = transition_filter.ensemble.elites
+    return torch.randint(len(elites), (count,), generator=generator, device=elites.device)
 
 
 # A change of an exogenous tag is an event if it is among the largest fiftieth, or the tag hardly ever changes.
@@ -163,12 +226,12 @@ def _before_events(log: LoggedTransitions, length: int) -> Tensor:
 
 
 def training_reward(rollouts: Rollouts, world: WorldModel, config: RolloutConfig, reward_spread: float) -> Tensor:
-    """The reward that the policy is trained on: the objective, less what doubt and violations cost: (T,)."""
+    """The reward that the policy is trained on: the objective, less what doubt costs and, where constraints have a
+    fixed price, violations: (T,). Multipliers change, so that they are charged later: see `constraints.py`."""
     reward = rollouts.reward
-    if config.penalty != "none":
+    if config.penalty in ("disagreement", "max_std"):  # MOBILE's penalty is on the targets: see `bellman_doubt.py`
         doubt = rollouts.disagreement if config.penalty == "disagreement" else rollouts.max_std
         reward = reward - config.penalty_coefficient * reward_spread * doubt
-    for tag, outside in world.objective.violations(rollouts.next_frame).items():
-        low, high = world.objective.spec.tags[tag].range
-        reward = reward - config.constraint_coefficient * reward_spread * outside / (high - low)
+    if config.constraints == "penalty":
+        reward = reward - reward_spread * fixed_price(world.objective, rollouts.next_frame, config)
     return reward

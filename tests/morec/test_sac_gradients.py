@@ -164,7 +164,7 @@ def test_a_warm_start_is_a_step_down_the_distance_to_the_operator() -> None:
 
 def test_mobiles_penalty_is_the_spread_of_the_elites_values() -> None:
     spec = small_plant.spec(episodes={"terminated": [{"tag": "level", "above": 1.0}]})
-    config, models, critics = built(spec)
+    _, models, critics = built(spec)
     models.dynamics.elites = torch.tensor([2, 0])
     limits, world = CommandLimits(spec), WorldModel(models.dynamics, spec)
     world._low, world._high = world._low.double(), world._high.double()
