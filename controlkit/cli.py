@@ -86,18 +86,23 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder.", show_default=False)],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one field: section.field=value.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Change what this method changes, such as mopo or td3_bc; see docs/methods.md.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that holds a run.")] = False,
 ) -> None:
     """Train a controller from a data set with MOREC; Ctrl-C is safe, --resume goes on."""
     from controlkit.artifacts import RunFolder
+    from controlkit.baselines.settings import as_overrides
     from controlkit.config import RunConfig
     from controlkit.configs import find_config
     from controlkit.morec.train import require_resumable
     from controlkit.morec.train import train as train_run
     from controlkit.progress import progress_bar
 
-    config = RunConfig.load(find_config("runs", run), set_ or ())
+    changes = as_overrides(method) if method is not None else []
+    config = RunConfig.load(find_config("runs", run), [*changes, *(set_ or ())])
     dataset, record = _dataset(data)
     if resume:
         folder = RunFolder.open(out)

@@ -22,6 +22,7 @@ SMALL: Mapping[str, Any] = {
         "hidden": [16],
         "updates": 60,
         "behaviour_updates": 60,
+        "distil_updates": 60,
         "generator_hidden": [16],
     },
     "rollout": {"length": 5, "starts": 30, "every": 20, "keep": 3},

@@ -6,6 +6,7 @@ docs/methods.md for what each is, and where it deviates from its source.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -66,6 +67,15 @@ def overrides_of(method: str) -> Overrides:
     if method not in METHODS:
         raise ConfigError(f"unknown method '{method}'", where="method", cure=f"{nearest(method, METHODS)}".capitalize())
     return METHODS[method]
+
+
+def as_overrides(method: str) -> list[str]:
+    """The same as `RunConfig.load` takes it: `section.field=value`.
+
+    Raises:
+        ConfigError: there is no such method; names the nearest.
+    """
+    return [f"{name}={json.dumps(value)}" for name, value in overrides_of(method).items()]
 
 
 def with_method(config: RunConfig, method: str) -> RunConfig:

@@ -61,8 +61,8 @@ def gain_of(learner: Any) -> float:
 
 
 def test_cloning_finds_the_mean_command_in_spite_of_noise() -> None:
-    learner, drawn = bc(updates=800), generator(1)
-    for _ in range(800):
+    learner, drawn = bc(updates=500), generator(1)
+    for _ in range(500):
         losses = learner.update(batch(drawn, noise=0.3), drawn)
     assert gain_of(learner) == pytest.approx(0.5, abs=0.03)
     # What is left is the variance of the noise, in commands scaled to [-1, 1] (the plant's go from -2 to 2).
@@ -71,8 +71,8 @@ def test_cloning_finds_the_mean_command_in_spite_of_noise() -> None:
 
 @pytest.mark.parametrize(("alpha", "gain"), [(1e-3, 0.5), (1000.0, -1.0)])
 def test_alpha_weighs_value_against_imitation(alpha: float, gain: float) -> None:
-    learner, drawn = td3_bc(updates=1200, td3_alpha=alpha), generator(1)
-    for _ in range(1200):
+    learner, drawn = td3_bc(updates=600, td3_alpha=alpha), generator(1)
+    for _ in range(600):
         learner.update(batch(drawn, noise=1.0), drawn)
     assert gain_of(learner) == pytest.approx(gain, abs=0.2)
 
@@ -117,8 +117,8 @@ def test_the_actor_moves_every_second_update_and_the_targets_with_it() -> None:
 
 
 def test_values_below_zero_are_not_clamped() -> None:
-    learner, drawn = td3_bc(updates=800, critic_learning_rate=1e-2), generator(1)
-    for _ in range(800):
+    learner, drawn = td3_bc(updates=400, critic_learning_rate=1e-2), generator(1)
+    for _ in range(400):
         sample = batch(drawn)
         losses = learner.update(sample._replace(reward=sample.reward - 10.0), drawn)
     assert -7.0 < float(losses.mean_q) < -4.0  # rewards are divided by 2

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from controlkit.baselines.settings import METHODS, overrides_of, with_method
+from controlkit.baselines.settings import METHODS, as_overrides, overrides_of, with_method
 from controlkit.config import RunConfig
+from controlkit.configs import config_path
 from controlkit.errors import ConfigError
 from tests import small_plant
 
+QUIET = ["rollout.residual_noise=false"]  # samples bring their own
 # A run in which every field that a method names has another value.
 UNUSUAL: dict[str, Any] = {
     "reward": {"method": "mixed"},
@@ -35,6 +37,14 @@ def test_a_method_changes_what_it_names_and_nothing_else(method: str, base: RunC
     assert before.keys() == after.keys()
     assert changed <= set(METHODS[method])
     assert {name: after[name] for name in METHODS[method]} == dict(METHODS[method])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_file_is_loaded_with_a_method_and_settings_still_win(method: str) -> None:
+    path = config_path("runs", "refrigerator")
+    assert RunConfig.load(path, as_overrides(method)) == with_method(RunConfig.load(path), method)
+    chosen = RunConfig.load(path, [*as_overrides(method), "filter.enabled=true", "filter.samples=3", *QUIET])
+    assert (chosen.filter.enabled, chosen.filter.samples) == (True, 3)
 
 
 def test_methods_differ_from_each_other() -> None:

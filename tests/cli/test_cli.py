@@ -165,6 +165,7 @@ def test_a_mistake_in_the_plant_file_is_named_with_its_line(
         (["train", "run.yaml", "--data", "data", "--out", "data"], "is no run folder"),
         (["train", "run.yaml", "--data", "data", "--out", "x", "--resume"], "x: is no run folder"),
         (["train", "run.yaml", "--data", "data", "--out", "x", "--set", "policy.gama=1"], "Did you mean 'gamma'?"),
+        (["train", "run.yaml", "--data", "data", "--out", "x", "--method", "mobo"], "Did you mean 'mopo'?"),
         (["evaluate", "nowhere", "--data", "data"], "nowhere: is no run folder"),
         (["export", "nowhere", "--out", "bundle"], "nowhere: is no run folder"),
         (["run", "nowhere", "--plant", "sim:refrigerator"], "nowhere"),

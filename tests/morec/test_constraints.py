@@ -126,7 +126,7 @@ def run(path: Path, stored: tuple[TransitionDataset, dict[str, Any]], **rollout:
         filter={"threshold": "off", "samples": 0},
         rollout={"length": 20, "starts": 30, "every": 50, "keep": 3, "penalty": "none"} | rollout,
         policy={
-            "updates": 2000,
+            "updates": 1500,
             "hidden": [32],
             "batch_size": 64,
             "actor_learning_rate": 3e-3,

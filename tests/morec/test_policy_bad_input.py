@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from controlkit.artifacts import RunFolder
+from controlkit.artifacts import Models, RunFolder
 from controlkit.dataset import RECORD, TransitionDataset
 from controlkit.errors import TrainingError
 from controlkit.files import read_json
@@ -26,18 +26,25 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[TransitionDataset,
     return data, read_json(folder / RECORD)
 
 
-@pytest.mark.parametrize("where", ["actor", "targets", "averaged"])
+CONFIG = small_plant.config(checkpoint_every=1, policy={"average": 1.0})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, stored: tuple[TransitionDataset, dict[str, Any]]) -> Models:
+    data, record = stored
+    return train(RunFolder.create(tmp_path_factory.mktemp("whole"), CONFIG, data, record), data, Silent())
+
+
+@pytest.mark.parametrize("where", ["actor", "targets"])
 def test_a_weight_that_is_no_number_is_never_written_and_the_run_goes_on_from_before(
     tmp_path: Path,
     stored: tuple[TransitionDataset, dict[str, Any]],
+    undisturbed: Models,
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
     data, record = stored
-    config = small_plant.config(checkpoint_every=1, policy={"average": 1.0})
-    whole = RunFolder.create(tmp_path / "whole", config, data, record)
-    train(whole, data, Silent())
-    folder = RunFolder.create(tmp_path / "run", config, data, record)
+    folder = RunFolder.create(tmp_path / "run", CONFIG, data, record)
 
     # The losses are finite when they are looked at: only the weights are spoilt.
     def spoilt(self: PolicyLearner, losses: Any) -> None:
@@ -53,24 +60,23 @@ def test_a_weight_that_is_no_number_is_never_written_and_the_run_goes_on_from_be
     assert checkpoint is not None
     assert checkpoint["learner"]["updates"] == 40
     assert not (folder.path / "policy" / "models.pt").exists()
-    train(RunFolder.open(folder.path), data, Silent())
-    actors = [RunFolder.open(run.path).load_models().actor.state_dict() for run in (whole, folder)]
-    for name, value in actors[0].items():
-        assert torch.equal(value, actors[1][name]), name
+    resumed = train(RunFolder.open(folder.path), data, Silent()).actor.state_dict()
+    for name, value in undisturbed.actor.state_dict().items():
+        assert torch.equal(value, resumed[name]), name
 
 
 def test_a_spoilt_first_stage_writes_no_checkpoint(
     tmp_path: Path, stored: tuple[TransitionDataset, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, record = stored
-    config = small_plant.config(reward={"method": "noise"})  # whose losses do not depend on the clone
-    folder = RunFolder.create(tmp_path / "run", config, data, record)
+    folder = RunFolder.create(tmp_path / "run", small_plant.config(), data, record)
 
-    def spoilt(clone: torch.nn.Module, *_: Any) -> None:
+    def spoilt(models: Models, *_: Any) -> Models:
         with torch.no_grad():
-            next(clone.parameters()).fill_(torch.nan)
+            next(models.behaviour.parameters()).view(-1)[0] = torch.nan
+        return models
 
-    monkeypatch.setattr("controlkit.morec.train.fit_behaviour", spoilt)
+    monkeypatch.setattr("controlkit.morec.train.learn_world", spoilt)
     with pytest.raises(TrainingError, match=r"'models\.behaviour\..*' holds a number that is not finite"):
         train(folder, data, Silent())
     assert folder.load_checkpoint() is None
