@@ -60,11 +60,19 @@ def collect(
 @app.command(epilog="Example: controlkit ingest plants/refrigerator.yaml log.csv --out data")
 def ingest(
     plant: Annotated[Path, typer.Argument(help="Plant description (YAML), or the name of a shipped one.")],
-    sources: Annotated[list[Path], typer.Argument(help="Log files: CSV or Parquet, long or wide.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Log files: CSV or Parquet, long or wide; flat npz.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the data set.", show_default=False)] = None,
     check: Annotated[bool, typer.Option("--check", help="Only report on the data's quality.")] = False,
+    detect: Annotated[
+        bool, typer.Option("--detect", help="Without a plant file: say what a flat npz holds, and draft one at --out.")
+    ] = False,
 ) -> None:
     """Turn a plant log into a data set and a data-quality report."""
+    if detect:
+        _detect([plant, *(sources or [])], out)
+        return
     from controlkit.configs import find_config
     from controlkit.ingest import ingest as ingest_log
     from controlkit.progress import progress_bar
@@ -74,7 +82,7 @@ def ingest(
         raise ControlkitError("give either --out FOLDER or --check", where="controlkit ingest")
     spec = PlantSpec.load(find_config("plants", plant))
     with progress_bar() as progress:
-        result = ingest_log(spec, sources, out, progress=progress)
+        result = ingest_log(spec, sources or [], out, progress=progress)
     print(result.quality.to_text())
     if out is not None:
         print(f"\n{out}: {len(result.dataset.transitions)} usable steps; see {out / 'quality.html'}")
@@ -226,6 +234,22 @@ def benchmark(
 
     with progress_bar() as progress:
         print(get_suite(suite)(out, seeds, progress))
+
+
+def _detect(files: list[Path], out: Path | None) -> None:
+    from controlkit.files import write_text
+    from controlkit.ingest.flat_draft import draft_plant, plant_name
+    from controlkit.ingest.flat_file import SUFFIX, read_flat
+    from controlkit.ingest.flat_structure import find_structure
+
+    if len(files) != 1 or files[0].suffix != SUFFIX:
+        raise ControlkitError("give one flat npz file to --detect", where="controlkit ingest")
+    file = read_flat(files[0])
+    structure = find_structure(file)
+    print(structure.to_text())
+    if out is not None:
+        write_text(out, draft_plant(file, structure, plant_name(files[0].stem)))
+        print(f"\n{out}: complete it, then: controlkit ingest {out} {files[0]} --out data")
 
 
 def _dataset(path: Path) -> tuple[Any, dict[str, Any]]:
