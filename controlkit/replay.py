@@ -6,6 +6,7 @@ training loop.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,17 @@ class Batch(NamedTuple):
     next_observation: Tensor
     terminated: Tensor
     modelled: int = 0
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All but the count."""
+        return tuple(field for field in self if isinstance(field, Tensor))
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor], modelled: int) -> Batch:
+        """From its `tensors`."""
+        observation, action, reward, next_observation, terminated = tensors
+        return cls(observation, action, reward, next_observation, terminated, modelled)
 
 
 class LoggedTransitions:

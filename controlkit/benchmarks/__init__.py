@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from controlkit.errors import ControlkitError, nearest
 from controlkit.progress import Progress
 
 # suite -> module; imported only when asked for
-SUITES = {"refrigerator": "controlkit.benchmarks.refrigerator"}
+SUITES = {"refrigerator": "controlkit.benchmarks.refrigerator", "speed": "controlkit.benchmarks.speed"}
 
-Suite = Callable[[Path, int, Progress], str]
+Suite = Callable[..., str]
+
+
+def run_suite(
+    name: str, out: Path, seeds: int, progress: Progress, *, tasks: Sequence[str] = (), methods: Sequence[str] = ()
+) -> str:
+    """Runs a suite, or those of its tasks and methods that are named, and returns its table (Markdown).
+
+    Raises:
+        ControlkitError: there is no such suite, or it has no tasks or methods to choose from.
+    """
+    suite = get_suite(name)
+    chosen = {option: names for option, names in (("tasks", tasks), ("methods", methods)) if names}
+    for option in chosen:
+        if option not in signature(suite).parameters:
+            raise ControlkitError(f"the suite {name} has no --{option}", where="benchmark", cure="Leave it out.")
+    return suite(out, seeds, progress, **chosen)
 
 
 def get_suite(name: str) -> Suite:
-    """The function that runs a suite: (output folder, seeds, progress) -> table.
+    """The function that runs a suite: (output folder, seeds, progress, tasks=, methods=) -> table.
 
     Raises:
         ControlkitError: there is no such suite; names the nearest.

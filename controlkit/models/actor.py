@@ -60,7 +60,7 @@ class Actor(nn.Module):
 
     def features(self, observation: Tensor) -> Tensor:
         """What the network sees of an observation: (B, O) -> (B, F)."""
-        x = self.input_scaler(observation).index_select(-1, self.inputs)
+        x: Tensor = self.input_scaler(observation).index_select(-1, self.inputs)
         if self.belief is not None:
             x = torch.cat([x, self._expected(observation, self.belief)], dim=-1)
         return x

@@ -107,7 +107,8 @@ def _through(act: nn.Module, gradient: Tensor, before: Tensor) -> Tensor:
     """The gradient before an activation from the one behind it, in place; `before` is the ReLU's result, which has the
     sign of its input, and any other activation's input."""
     if isinstance(act, nn.ReLU):
-        return torch.ops.aten.threshold_backward.grad_input(gradient, before, 0, grad_input=gradient)
+        torch.ops.aten.threshold_backward.grad_input(gradient, before, 0, grad_input=gradient)
+        return gradient
     if isinstance(act, nn.LeakyReLU):
         return gradient.mul_(torch.where(before > 0, 1.0, act.negative_slope))
     if isinstance(act, SmoothLeaky):

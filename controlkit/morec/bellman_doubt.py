@@ -55,5 +55,5 @@ class BellmanDoubt:
         mean, raw = output.chunk(2, dim=-1)
         squashed = torch.tanh(mean + bounded_log_std(torch.tanh(raw)).exp() * noise[rows].repeat(count, 1))
         command = limits.apply(actor.centre + actor.reach * squashed, following)
-        value = targets(following, command).amin(dim=0) * ~self.world.objective.terminated(frame)
+        value: Tensor = targets(following, command).amin(dim=0) * ~self.world.objective.terminated(frame)
         return self.coefficient * value.reshape(count, -1).std(dim=0)

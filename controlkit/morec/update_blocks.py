@@ -77,9 +77,9 @@ class UpdateBlocks:
             parts.append(self.ring.sample(count * (self.size - real), self.generator))
         stacked = [
             torch.cat([part.unflatten(0, (count, -1)) for part in field], dim=1)
-            for field in zip(*(part[:-1] for part in parts), strict=True)
+            for field in zip(*(part.tensors for part in parts), strict=True)
         ]
-        return Batch(*stacked, self.size - real)
+        return Batch.of(stacked, self.size - real)
 
     def _replay(self, block: Batch) -> PolicyLosses:
         assert isinstance(self.learner, PolicyLearner)
@@ -93,7 +93,7 @@ class _RecordedBlock:
 
     def __init__(self, learner: PolicyLearner, like: Batch) -> None:
         self.learner, self.count = learner, len(like.reward)
-        self.block = Batch(*(field.clone() for field in like[:-1]), like.modelled)
+        self.block = Batch.of((field.clone() for field in like.tensors), like.modelled)
         self.minibatches = list(_unstacked(self.block))
         self.noise = torch.empty(
             self.count, 2, like.reward.shape[1], like.action.shape[-1], device=like.reward.device
@@ -103,7 +103,7 @@ class _RecordedBlock:
         self.updates = Repeated(self._update, graphs=True)
 
     def run(self, block: Batch, generator: torch.Generator) -> PolicyLosses:
-        for held, values in zip(self.block[:-1], block[:-1], strict=True):
+        for held, values in zip(self.block.tensors, block.tensors, strict=True):
             held.copy_(values)
         self.noise.normal_(generator=generator)
         first = self.learner.updates
@@ -121,4 +121,4 @@ class _RecordedBlock:
 
 
 def _unstacked(block: Batch) -> list[Batch]:
-    return [Batch(*(field[number] for field in block[:-1]), block.modelled) for number in range(len(block.reward))]
+    return [Batch.of((field[k] for field in block.tensors), block.modelled) for k in range(len(block.reward))]

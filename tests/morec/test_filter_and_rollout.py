@@ -41,7 +41,7 @@ class PrefersHigh(torch.nn.Module):
     """A dynamics reward that prefers the highest next level, for telling which candidate was taken."""
 
     def forward(self, observation: torch.Tensor, action: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        return state[:, 0]
+        return state[..., 0]
 
 
 def make_filter(models: Models, threshold: float = -np.inf, **settings: Any) -> TransitionFilter:
@@ -72,13 +72,13 @@ def test_softmax_follows_its_weights(models: Models, log: LoggedTransitions) -> 
     observation, action = log.observe(log.rows[:1]).expand(4000, -1), log.actions[log.rows[:1]].expand(4000, -1)
     chooser = make_filter(models, samples=0, member_means=True, ensemble_mean=False, choose="softmax", kappa=0.01)
     with torch.no_grad():
-        models.dynamics.net.body[0].bias[1, 0, 0] += 0.05  # so that the members differ
+        models.dynamics.net.body[0].bias[models.dynamics.elites[1], 0, 0] += 0.05  # so that the members differ
     chosen = chooser(observation, action, generator())
     means, _ = models.dynamics(observation[:1], action[:1])
     weights = torch.softmax(means[:, 0, 0] / 0.01, 0)
     share = float((chosen.state[:, 0] - means[0, 0, 0]).abs().lt(1e-6).float().mean())
     with torch.no_grad():
-        models.dynamics.net.body[0].bias[1, 0, 0] -= 0.05
+        models.dynamics.net.body[0].bias[models.dynamics.elites[1], 0, 0] -= 0.05
     assert abs(share - float(weights[0])) < 0.03
 
 
