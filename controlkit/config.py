@@ -60,7 +60,8 @@ class DynamicsConfig(Strict):
         patience: epochs without a gain of 1 % after which training stops.
         weight_decay: on the perceptron; the linear path around it is not decayed.
         linear_members: how many of the members are ridge regressions alone (with `observer`: bilinear alone). They
-            extrapolate along straight lines; whether they are right is for the hold-out to say.
+            extrapolate along straight lines; whether they are right is for the hold-out to say. `auto`: as many as
+            there are members beyond the elites, so that networks alone could fill those.
         holdout_steps: steps of the open-loop rollouts over held-out blocks whose errors rank the members; 1 ranks by
             one-step error.
         exogenous: what follows where the record of the exogenous tags ends under a rollout: `record` ends it, `splice`
@@ -78,7 +79,7 @@ class DynamicsConfig(Strict):
     max_epochs: Count = 200
     patience: Count = 5
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    linear_members: Annotated[int, Field(ge=0)] = 0
+    linear_members: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     holdout_steps: Count = 20
     exogenous: Literal["record", "splice"] = "record"
 
@@ -86,9 +87,14 @@ class DynamicsConfig(Strict):
     def _enough(self) -> DynamicsConfig:
         if self.elites > self.members:
             raise ValueError(f"{self.elites} elites of {self.members} members")
-        if self.linear_members > self.members:
-            raise ValueError(f"{self.linear_members} linear members of {self.members}")
+        if self.linear_count > self.members:
+            raise ValueError(f"{self.linear_count} linear members of {self.members}")
         return self
+
+    @property
+    def linear_count(self) -> int:
+        """How many members are linear."""
+        return self.members - self.elites if self.linear_members == "auto" else self.linear_members
 
 
 class DynamicsRewardConfig(Strict):

@@ -149,7 +149,7 @@ def fit_dynamics(
     epoch = 0
     # The last members stay linear, as they were started; and where that start leaves nothing but the rounding of stored
     # numbers, there is nothing for a perceptron to learn.
-    networks = torch.arange(config.members - config.linear_members)
+    networks = torch.arange(config.members - config.linear_count)
     networks = networks[best[networks] > _rounding(ensemble, log)]
     if len(networks) and ensemble.decayed_parameters():
         trained, draws = ensemble.subset(networks), train_rows[bootstrap[networks]]

@@ -49,6 +49,8 @@ def test_a_round_trip_keeps_everything(tmp_path: Path) -> None:
         ("policy: {gamma: .nan}", "policy.gamma"),
         ("reward: {method: gan}", "reward.method: 'gan' is not a valid value"),
         ("dynamics: {members: 2}", "5 elites of 2 members"),
+        ("dynamics: {linear_members: 8}", "8 linear members of 7"),
+        ("dynamics: {linear_members: some}", "dynamics.linear_members"),
         ("filter: {samples: 0, member_means: false, ensemble_mean: false}", "no candidates"),
         ("rollout: {residual_noise: true}", "needs filter.samples 0"),
         ("split: {training: 0.9}", "the shares add up to 1.2"),

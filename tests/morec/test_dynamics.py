@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from controlkit.artifacts import build_models
-from controlkit.config import RunConfig, ScalingConfig
+from controlkit.config import DynamicsConfig, RunConfig, ScalingConfig
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import DataError, TrainingError
 from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.models.observer import ObserverEnsemble
 from controlkit.morec.dynamics import DynamicsFit, WorldModel, action_scaler, fit_dynamics, observation_scaler
 from controlkit.morec.holdout import open_loop_errors, relative_errors
 from controlkit.objective import CommandLimits
@@ -105,6 +106,52 @@ def test_a_linear_member_stays_linear_and_a_network_wins_where_the_plant_is_not(
     assert fit.figures(dynamics.elites)["linear_elites"] == 0
     assert "0 linear, 2 with a perceptron" in fit.describe(dynamics.elites)
     assert float(fit.member_rmse[:2].max()) < 0.7 * float(fit.member_rmse[2:].min())
+
+
+def test_as_many_members_are_linear_as_networks_can_spare() -> None:
+    assert DynamicsConfig().linear_count == 2
+    assert DynamicsConfig(members=3, elites=3).linear_count == 0
+    assert DynamicsConfig(members=3, elites=2, linear_members=3).linear_count == 3
+
+
+@pytest.mark.parametrize("architecture", ["window", "observer"])
+def test_members_are_taken_out_and_put_back(architecture: str) -> None:
+    config = small_plant.config(dynamics={"architecture": architecture, "members": 4})
+    dynamics = build_models(config, small_plant.spec(), torch.Generator().manual_seed(0)).dynamics
+    with torch.no_grad():
+        for number, parameter in enumerate(dynamics.parameters()):
+            parameter += 0.01 * (number + torch.arange(4.0).reshape(-1, *[1] * (parameter.dim() - 1)))
+    log = LoggedTransitions(small_plant.dataset())
+    observation, action = log.observe(log.rows[:20]), log.actions[log.rows[:20]]
+    every, _ = dynamics.scaled_change(observation, action)
+    chosen = torch.tensor([3, 1])
+    pair = dynamics.subset(chosen)
+    assert (pair.members, pair.elites.tolist()) == (2, [0, 1])
+    torch.testing.assert_close(pair.scaled_change(observation, action)[0], every[chosen])
+    with torch.no_grad():
+        for parameter in pair.parameters():
+            parameter *= 1.1
+    dynamics.put(chosen, pair)
+    changed, _ = dynamics.scaled_change(observation, action)
+    torch.testing.assert_close(changed[chosen], pair.scaled_change(observation, action)[0])
+    torch.testing.assert_close(changed[[0, 2]], every[[0, 2]])
+
+
+@pytest.mark.parametrize("architecture", ["window", "observer"])
+def test_linear_members_are_told_from_networks(architecture: str) -> None:
+    log = LoggedTransitions(small_plant.dataset(noise=0.05))
+    settings = {"architecture": architecture, "members": 3, "elites": 1, "linear_members": 2, "max_epochs": 1}
+    dynamics, fit = fitted(small_plant.config(dynamics=settings), log)
+    assert fit.linear[1:].tolist() == [True, True]
+    last = (dynamics.perceptron if isinstance(dynamics, ObserverEnsemble) else dynamics.net).body[-1]
+    with torch.no_grad():
+        last.weight[2] = 1.0
+    assert not dynamics.linear()[2]
+    # What a linear member predicts is affine along any line of commands; a network is not.
+    line = torch.linspace(-2, 2, 9).unsqueeze(1)
+    mean, _ = dynamics.scaled_change(log.observe(log.rows[:1]).expand(9, -1), line)
+    bend = (mean[:, 2:] - 2 * mean[:, 1:-1] + mean[:, :-2]).abs().amax(dim=(1, 2))
+    assert float(bend[1]) < 1e-4 < 1e-2 < float(bend[2])
 
 
 def bent_dataset() -> TransitionDataset:
