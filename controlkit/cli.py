@@ -224,16 +224,19 @@ def run(
 
 @app.command(epilog="Example: controlkit benchmark refrigerator --out docs/results/refrigerator --seeds 3")
 def benchmark(
-    suite: Annotated[str, typer.Argument(help="Name of the suite: refrigerator.")],
+    suite: Annotated[str, typer.Argument(help="Name of the suite: refrigerator, speed.")],
     out: Annotated[Path, typer.Option(help="Folder for results.json and tables.", show_default=False)],
+    tasks: Annotated[str, typer.Option(help="Which tasks, with commas; all where none is named.")] = "",
+    methods: Annotated[str, typer.Option(help="Which methods, with commas.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Training runs per setting.")] = 3,
 ) -> None:
     """Rerun the figures that the documentation cites."""
-    from controlkit.benchmarks import get_suite
+    from controlkit.benchmarks import run_suite
     from controlkit.progress import progress_bar
 
+    chosen = {"tasks": tasks.split(",") if tasks else (), "methods": methods.split(",") if methods else ()}
     with progress_bar() as progress:
-        print(get_suite(suite)(out, seeds, progress))
+        print(run_suite(suite, out, seeds, progress, **chosen))
 
 
 def _detect(files: list[Path], out: Path | None) -> None:

@@ -21,9 +21,9 @@ import torch
 
 from controlkit.artifacts import commit
 from controlkit.benchmarks.peer import D3RLPY, Peer, peer_python
-from controlkit.benchmarks.time_profile import profile_tables
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
 from controlkit.benchmarks.speed_gpu import SNAPSHOTS, candidates, measure_gpu
+from controlkit.benchmarks.time_profile import profile_tables
 from controlkit.benchmarks.workload import Sizes, Workload
 from controlkit.config import FilterConfig, RunConfig
 from controlkit.errors import ControlkitError, nearest
@@ -38,7 +38,7 @@ GPU_SECONDS = 120.0
 UNFILTERED = FilterConfig(enabled=False, samples=1, member_means=False, ensemble_mean=False)
 LAYERS = (2, 4)
 # metric -> decimals in the table
-SHOWN = {"projected_minutes": 1, "epoch_s": 3, "memory_gib": 2}
+SHOWN = {"ratio": 2, "projected_minutes": 1, "epoch_s": 3, "memory_gib": 2}
 
 
 def run_suite(
