@@ -77,6 +77,23 @@ class GaussianEnsemble(nn.Module):
         pruned.elites = torch.arange(pruned.members, device=self.elites.device)
         return pruned
 
+    def lean(self) -> Self:
+        """`elites_only`, and where all of them are linear, without their perceptrons: for rollouts, which call it
+        millions of times. Its weights no longer fit `state_dict`s of the others."""
+        elites = self.elites_only()
+        elites.drop_idle_perceptrons()
+        return elites
+
+    @torch.no_grad()
+    def drop_idle_perceptrons(self) -> None:
+        """Folds the constants that perceptrons without weights add into the linear path, if all members are linear."""
+        skip, last = self.net.skip, self.net.body[-1]
+        if skip is None or not bool(self.linear().all()):
+            return
+        assert isinstance(last, BatchedLinear)
+        skip.bias.add_(last.bias)
+        self.net.body, self.net.skip = nn.Sequential(skip), None
+
     @torch.no_grad()
     def put(self, chosen: Tensor, members: GaussianEnsemble) -> None:
         """Writes the members of a `subset` back to where they came from: the inverse of `subset(chosen)`."""

@@ -85,6 +85,11 @@ class ObserverEnsemble(GaussianEnsemble):
         assert isinstance(last, BatchedLinear)
         return (last.weight == 0).flatten(1).all(dim=1) & (last.bias == 0).flatten(1).all(dim=1)
 
+    def drop_idle_perceptrons(self) -> None:
+        """As `GaussianEnsemble.drop_idle_perceptrons`: here there is nothing to fold."""
+        if bool(self.linear().all()):
+            self.perceptron = None
+
     def scaled_change(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """As `GaussianEnsemble.scaled_change`: (B, O), (B, m) -> (E, B, S) twice."""
         if observation.dim() == 2:

@@ -31,7 +31,7 @@ class BellmanDoubt:
 
     def __init__(self, world: WorldModel, coefficient: float) -> None:
         self.world, self.coefficient = world, coefficient
-        self.elites = world.ensemble.elites_only()
+        self.elites = world.ensemble.lean()
 
     @torch.no_grad()
     def penalty(self, batch: Batch, noise: Tensor, actor: Actor, targets: Critics, limits: CommandLimits) -> Tensor:

@@ -138,6 +138,24 @@ def test_members_are_taken_out_and_put_back(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["window", "observer"])
+@pytest.mark.parametrize("linear", [0, 3])
+def test_lean_elites_predict_the_same(architecture: str, linear: int) -> None:
+    log = LoggedTransitions(small_plant.dataset(noise=0.05))
+    settings = {"architecture": architecture, "members": 3, "elites": 2, "linear_members": linear, "max_epochs": 1}
+    dynamics, _ = fitted(small_plant.config(dynamics=settings), log)
+    if not linear:
+        with torch.no_grad():  # networks for sure
+            for parameter in dynamics.decayed_parameters():
+                parameter += 0.01
+    lean = dynamics.lean()
+    observation, action = log.observe(log.rows[:50]), log.actions[log.rows[:50]]
+    for mine, theirs in zip(lean(observation, action), dynamics(observation, action), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    dropped = sum(p.numel() for p in lean.parameters()) < sum(p.numel() for p in dynamics.elites_only().parameters())
+    assert dropped == bool(linear)
+
+
+@pytest.mark.parametrize("architecture", ["window", "observer"])
 def test_linear_members_are_told_from_networks(architecture: str) -> None:
     log = LoggedTransitions(small_plant.dataset(noise=0.05))
     settings = {"architecture": architecture, "members": 3, "elites": 1, "linear_members": 2, "max_epochs": 1}
