@@ -11,7 +11,12 @@ from controlkit.errors import ControlkitError, nearest
 from controlkit.progress import Progress
 
 # suite -> module; imported only when asked for
-SUITES = {"refrigerator": "controlkit.benchmarks.refrigerator", "speed": "controlkit.benchmarks.speed"}
+SUITES = {
+    "refrigerator": "controlkit.benchmarks.refrigerator",
+    "filter": "controlkit.benchmarks.filter",
+    "speed": "controlkit.benchmarks.speed",
+    "neorl2": "controlkit.benchmarks.neorl2",
+}
 
 Suite = Callable[..., str]
 
