@@ -144,3 +144,15 @@ def test_a_dynamics_stage_that_diverges_leaves_a_run_to_start_over(tmp_path: Pat
     again = replace(folder, config=small_plant.config(**TINY))
     train(again, data, progress)
     assert folder.trained
+
+
+def test_every_network_scales_by_the_ranges_where_that_is_asked_for(tmp_path: Path) -> None:
+    """A policy whose inputs are scaled by a narrow log's statistics meets the unknown as soon as it acts."""
+    data = small_plant.dataset(noise=0.02)
+    models = run(tmp_path, data, Silent(), scaling={"min_spread": 1}).load_models()
+    layout = data.layout
+    centre, half = (layout.low + layout.high) / 2, (layout.high - layout.low) / 2
+    for network in (models.actor, models.behaviour, models.dynamics, models.reward):
+        scaler = network.input_scaler
+        np.testing.assert_allclose(scaler.centre[: layout.size].numpy(), centre, err_msg=type(network).__name__)
+        np.testing.assert_allclose(scaler.spread[: layout.size].numpy(), half, err_msg=type(network).__name__)
