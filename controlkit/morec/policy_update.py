@@ -74,6 +74,7 @@ class PolicyLearner:
         limits: the plant's clamp and rate limit.
         config: settings.
         reward_spread: rewards are divided by it.
+        reward_centre: is subtracted from rewards before; see `PolicyConfig.centre_rewards`.
         doubt: MOBILE's penalty on the targets of model transitions; `None` for none.
     """
 
@@ -86,9 +87,11 @@ class PolicyLearner:
         config: PolicyConfig,
         reward_spread: float,
         doubt: BellmanDoubt | None = None,
+        reward_centre: float = 0.0,
     ) -> None:
         self.actor, self.critics, self.behaviour = actor, critics, behaviour
-        self.limits, self.config, self.reward_spread, self.doubt = limits, config, reward_spread, doubt
+        self.limits, self.config, self.doubt = limits, config, doubt
+        self.reward_spread, self.reward_centre = reward_spread, reward_centre
         self.targets = copy.deepcopy(critics).requires_grad_(False)
         self.averaged = copy.deepcopy(actor).requires_grad_(False)
         self._flat = {
@@ -167,7 +170,8 @@ class PolicyLearner:
         command = self.limits.apply(following.wish, batch.next_observation)
         value = self._targets.forward(scaler(torch.cat([batch.next_observation, command], dim=1))).amin(dim=0)
         value = value.squeeze(1).sub_(alpha * following.log_density)
-        target = batch.reward / self.reward_spread + self.config.gamma * (1.0 - batch.terminated) * value
+        reward = (batch.reward - self.reward_centre) / self.reward_spread
+        target = reward + self.config.gamma * (1.0 - batch.terminated) * value
         if self.doubt is not None and batch.modelled:
             target[-batch.modelled :] -= self.doubt.penalty(batch, noise[1], self.actor, self.targets, self.limits)
         x = scaler(torch.cat([batch.observation, batch.action], dim=1))

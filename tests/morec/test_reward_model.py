@@ -144,9 +144,11 @@ def test_training_and_evaluation_use_the_learned_reward(tmp_path: Path) -> None:
     def track(frame: Any, action: Any, after: Any) -> Any:
         return -((after[:, 0] - 1.0) ** 2)
 
-    data = recorded(track, episodes=30, history=1)
+    data = recorded(track, episodes=14, history=1)
     data.save(tmp_path / "data")
-    config = small_plant.config(reward_model={"hidden": [32, 32], "updates": 1000, "members": 2})
+    config = small_plant.config(
+        reward={"distil": False}, reward_model={"hidden": [32, 32], "updates": 800, "members": 2}
+    )
     run = RunFolder.create(tmp_path / "run", config, data, read_json(tmp_path / "data" / RECORD))
     messages = Messages()
     models = train(run, data, messages)
