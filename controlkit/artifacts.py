@@ -11,6 +11,7 @@ policy/models.pt  the trained networks
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import pickle
 import subprocess
@@ -23,7 +24,7 @@ import torch
 import yaml
 
 import controlkit
-from controlkit.config import DynamicsConfig, RunConfig
+from controlkit.config import DynamicsConfig, DynamicsRewardConfig, RewardModelConfig, RunConfig
 from controlkit.dataset import Split, TransitionDataset
 from controlkit.errors import ArtifactError, ConfigError
 from controlkit.files import read_json, write_bytes, write_json, write_text
@@ -33,6 +34,7 @@ from controlkit.models.critic import Critics
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.observer import ObserverEnsemble
+from controlkit.models.reward_network import RewardNetwork
 from controlkit.objective import CommandLimits
 from controlkit.spec import PlantSpec
 
@@ -50,6 +52,9 @@ class Models:
         actor: the policy.
         threshold: dynamics reward below which a model rollout ends; -inf where it is off.
         residuals: (R, S) recorded one-step residuals of the state tags on hold-out rows, engineering units.
+        reward_model: the learned reward of a plant whose rewards are recorded without a formula.
+        distilled: one network in place of the dynamics reward's many, where one ranks as they do.
+        regressor: predicts the state tags with another activation, where the filter chooses by it.
     """
 
     dynamics: GaussianEnsemble
@@ -58,27 +63,54 @@ class Models:
     actor: Actor
     threshold: torch.Tensor
     residuals: torch.Tensor
+    reward_model: RewardNetwork | None = None
+    distilled: DiscriminatorEnsemble | None = None
+    regressor: GaussianEnsemble | None = None
+
+    @property
+    def judge(self) -> DiscriminatorEnsemble:
+        """The dynamics reward as rollouts and the edge use it."""
+        return self.distilled or self.reward
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """All networks that there are, by name."""
+        found = {name: getattr(self, name) for name in _NETWORKS}
+        return {name: network for name, network in found.items() if network is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors only, so that a file of them is loaded without running anything."""
-        networks = {name: getattr(self, name).state_dict() for name in ("dynamics", "reward", "behaviour", "actor")}
+        networks = {name: network.state_dict() for name, network in self.networks.items()}
         return networks | {"threshold": self.threshold, "residuals": self.residuals}
+
+    def restored(self, content: Mapping[str, Any]) -> Models:
+        """These networks with the weights of `state_dict`; a distilled reward that was given up is left out.
+
+        Raises:
+            KeyError, RuntimeError: a network is missing, or of another size; the message names it.
+        """
+        models = self if "distilled" in content else dataclasses.replace(self, distilled=None)
+        for name, network in models.networks.items():
+            if name not in content:
+                raise KeyError(name)
+            try:
+                network.load_state_dict(content[name])
+            except RuntimeError as problem:
+                raise RuntimeError(f"{name}: {str(problem).splitlines()[0]}") from None
+        device = models.actor.centre.device
+        residuals = content["residuals"].to(device)
+        return dataclasses.replace(models, threshold=content["threshold"], residuals=residuals)
+
+
+_NETWORKS = ("dynamics", "reward", "behaviour", "actor", "reward_model", "distilled", "regressor")
 
 
 def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator) -> Models:
     """Freshly initialised networks of the sizes that a configuration asks for."""
     layout, limits = Layout.from_spec(spec), CommandLimits(spec)
     low, high = torch.from_numpy(limits.low), torch.from_numpy(limits.high)
-    sizes = (layout.size, len(layout.action_tags), layout.state_columns.tolist())
     dynamics = build_dynamics(config.dynamics, spec, generator)
-    reward = DiscriminatorEnsemble(
-        *sizes,
-        _seen(layout, config.reward.inputs),
-        members=config.reward.networks * config.reward.snapshots,
-        hidden=config.reward.hidden,
-        act=config.reward.activation,
-        generator=generator,
-    )
+    reward = build_reward(config.reward, layout, config.reward.networks * config.reward.snapshots, generator)
     behaviour = BehaviourClone(layout.size, low, high, hidden=(64, 64), act="smooth_leaky", generator=generator)
     actor = Actor(
         layout.size,
@@ -92,11 +124,47 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
         previous=_last_commands(layout) if config.policy.inputs == "belief" else (),
     )
     residuals = torch.zeros(1, len(layout.state_tags))
-    return Models(dynamics, reward, behaviour, actor, torch.tensor(-torch.inf), residuals)
+    reward_model = build_reward_network(config.reward_model, spec, generator) if spec.reward_is_recorded else None
+    distilled = build_reward(config.reward, layout, 1, generator) if config.reward.distil else None
+    regressor = None
+    if config.filter.choose == "regressor":
+        regressor = build_dynamics(regressor_config(config.dynamics), spec, generator)
+    threshold = torch.tensor(-torch.inf)
+    return Models(dynamics, reward, behaviour, actor, threshold, residuals, reward_model, distilled, regressor)
+
+
+def build_reward(
+    config: DynamicsRewardConfig, layout: Layout, members: int, generator: torch.Generator
+) -> DiscriminatorEnsemble:
+    """Freshly initialised discriminators."""
+    return DiscriminatorEnsemble(
+        layout.size,
+        len(layout.action_tags),
+        layout.state_columns.tolist(),
+        _seen(layout, config.inputs),
+        _known(layout) if config.coordinates == "innovation" else None,
+        members=members,
+        hidden=config.hidden,
+        act=config.activation,
+        generator=generator,
+    )
+
+
+def regressor_config(config: DynamicsConfig) -> DynamicsConfig:
+    """The dynamics' settings for the filter's regressor: one perceptron on the window, of another activation."""
+    activation = "leaky_relu" if config.activation != "leaky_relu" else "silu"
+    hidden = config.hidden or (64, 64)
+    changes = {"architecture": "window", "members": 1, "elites": 1, "linear_members": 0, "hidden": hidden}
+    return DynamicsConfig.model_validate(config.model_dump() | changes | {"activation": activation})
 
 
 def _seen(layout: Layout, inputs: str) -> list[int]:
     return [int(i) for i in (range(layout.size) if inputs == "all" else layout.current_slots)]
+
+
+def _known(layout: Layout) -> list[int]:
+    """Slots of the current exogenous and static tags."""
+    return [i for i, tag in enumerate(layout.frame_tags) if tag not in layout.state_tags]
 
 
 def _last_commands(layout: Layout) -> list[int]:
@@ -137,6 +205,21 @@ def build_dynamics(config: DynamicsConfig, spec: PlantSpec, generator: torch.Gen
         )
     dynamics.elites = torch.arange(config.elites)
     return dynamics
+
+
+def build_reward_network(config: RewardModelConfig, spec: PlantSpec, generator: torch.Generator) -> RewardNetwork:
+    """A freshly initialised network for a plant's recorded rewards."""
+    layout = Layout.from_spec(spec)
+    return RewardNetwork(
+        layout.size,
+        len(layout.action_tags),
+        [spec.tags[tag].unit for tag in layout.frame_tags],
+        distances=config.distances,
+        members=config.members,
+        hidden=config.hidden,
+        act=config.activation,
+        generator=generator,
+    )
 
 
 def build_critics(config: RunConfig, spec: PlantSpec, generator: torch.Generator) -> Critics:
@@ -282,19 +365,15 @@ class RunFolder:
             raise ArtifactError("is not trained to its end", where=str(self.path), cure="Go on with --resume.")
         content = _torch_load(path)
         models = build_models(self.config, self.spec, torch.Generator())
-        for name in ("dynamics", "reward", "behaviour", "actor"):
-            try:
-                network: torch.nn.Module = getattr(models, name)
-                network.load_state_dict(content[name])
-            except (KeyError, RuntimeError) as problem:
-                first = str(problem).splitlines()[0]
-                raise ArtifactError(
-                    f"does not hold the {name} ({first})", where=str(path), cure="Train again."
-                ) from None
+        try:
+            models = models.restored(content)
+        except (KeyError, RuntimeError) as problem:
+            raise ArtifactError(
+                f"does not hold the {str(problem.args[0])[:120]}", where=str(path), cure="Train again."
+            ) from None
+        for network in models.networks.values():
             network.eval().requires_grad_(False)
-        return Models(
-            models.dynamics, models.reward, models.behaviour, models.actor, content["threshold"], content["residuals"]
-        )
+        return models
 
     def write_metrics(self, rows: list[dict[str, float]]) -> None:
         """Writes `metrics.csv`: one row per epoch, the union of all columns."""

@@ -101,20 +101,38 @@ class DynamicsRewardConfig(Strict):
     """The dynamics reward (stage 1 of MOREC).
 
     Attributes:
-        method: `irl` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy,
-            is trained against the discriminator. `noise` is a deviation: the discriminator is trained against real
+        method: `irl` is the paper's inverse RL: a generator model, rolled out with a cloned behaviour policy, is
+            trained against the discriminator. `noise` is a deviation: the discriminator is trained against real
             transitions whose outcome is perturbed by noise of many sizes. `mixed` takes half of each.
+        coordinates: what of a change is judged: the `change` itself, or its `innovation`, the deviation from a linear
+            prediction in units of the deviations that the log shows.
         inputs: what is judged with the command: `all` of the observation or the `current` samples alone. The fewer, the
             farther the reward carries: a whole window of a better controller looks unlike any in the log.
         networks: independent discriminators trained side by side, all averaged.
         updates: discriminator updates.
         behaviour_updates: updates of the cloned operator, before.
         snapshots: how many snapshots of each are kept, from the last `snapshot_share` of training, and averaged.
-        noise_low, noise_high: decades of the perturbation's size, in units of the log's typical change.
-        generator_steps: steps that the generator is rolled out over.
+        noise_low, noise_high: decades of the perturbation's size, in units of the innovation (or of the log's typical
+            change, where that is judged).
+        form: of the adversarial discriminator. `gail`, the paper's, ends at D = 1/2 where the generator is perfect;
+            `airl` knows the generator's density, and learns that of the plant. `mixed` is always `gail`.
+        generator: how the generator of `irl` is trained: `ppo`, the paper's, or by the `pathwise` gradient.
+        generator_steps, generator_starts: length and number of the rollouts that the generator makes at a time.
+        generator_every: discriminator updates between them; the discriminator must keep pace.
+        generator_memory: false transitions kept of all earlier generators, from which half of each batch is drawn; 0
+            for the present generator alone, as `airl` always is.
+        generator_gamma, generator_lambda: discount and lambda of its advantages.
+        generator_entropy: weight of its entropy.
+        ppo_epochs, ppo_clip: passes over a batch of rollouts, and the bound of the probability ratio.
+        distil: one network is trained to reproduce the average; rollouts and the exported graph use it, unless it ranks
+            otherwise than the average.
+        distil_updates: its updates.
+        plot_tags: two tags (of the frame or commands) for the heat map of the health check; the first state tag and the
+            first command where none are named.
     """
 
-    method: Literal["irl", "noise", "mixed"] = "mixed"
+    method: Literal["irl", "noise", "mixed"] = "noise"
+    coordinates: Literal["innovation", "change"] = "innovation"
     inputs: Literal["all", "current"] = "all"
     hidden: Hidden = (64, 64)
     activation: Activation = "smooth_leaky"
@@ -123,20 +141,56 @@ class DynamicsRewardConfig(Strict):
     behaviour_updates: Count = 2000
     batch_size: Count = 256
     learning_rate: Positive = 1e-3
-    weight_decay: NotNegative = 0.1
+    weight_decay: NotNegative = 0.5
     snapshots: Count = 4
     snapshot_share: Annotated[float, Field(gt=0, le=1)] = 0.3
-    noise_low: float = -0.7
-    noise_high: float = 0.3
+    noise_low: float = -1.0
+    noise_high: float = 1.0
+    form: Literal["airl", "gail"] = "airl"
+    generator: Literal["ppo", "pathwise"] = "ppo"
     generator_hidden: Hidden = (64, 64)
-    generator_learning_rate: Positive = 3e-4
+    generator_learning_rate: Positive = 1e-3
     generator_steps: Count = 5
+    generator_starts: Count = 256
+    generator_every: Count = 10
+    generator_memory: Annotated[int, Field(ge=0)] = 0
+    generator_gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    generator_lambda: Share = 0.95
+    generator_entropy: NotNegative = 1e-3
+    ppo_epochs: Count = 4
+    ppo_clip: Positive = 0.2
+    distil: bool = True
+    distil_updates: Count = 1500
+    plot_tags: tuple[str, str] | None = None
 
     @model_validator(mode="after")
     def _rising(self) -> DynamicsRewardConfig:
         if not self.noise_low < self.noise_high:
             raise ValueError(f"noise_low {self.noise_low} must be below noise_high {self.noise_high}")
         return self
+
+
+class RewardModelConfig(Strict):
+    """The reward's own network, for plants whose objective is `recorded`; unused elsewhere.
+
+    Attributes:
+        distances: whether the networks also read how far apart tags of one unit are, on several scales.
+        members: networks, whose mean is the reward.
+        updates: gradient steps at most; a twentieth of them lies between two looks at the hold-out error.
+        patience: looks without a gain of 1 % after which training stops.
+        holdout: share of the episodes held out.
+    """
+
+    distances: bool = True
+    members: Count = 3
+    hidden: Hidden = (128, 128)
+    activation: Activation = "smooth_leaky"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-4
+    batch_size: Count = 256
+    updates: Count = 8000
+    patience: Count = 4
+    holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
 
 
 class FilterConfig(Strict):
@@ -146,7 +200,9 @@ class FilterConfig(Strict):
         enabled: off gives plain model rollouts.
         samples: draws from each elite's Gaussian among the candidates.
         member_means, ensemble_mean: whether the elites' means and their mean are candidates too.
-        choose: `argmax` takes the candidate with the highest reward, `softmax` draws with temperature `kappa`.
+        choose: `argmax` takes the candidate with the highest reward, `softmax` draws with temperature `kappa`. Two
+            choices know no dynamics reward, to tell what it adds: `medoid` takes the candidate nearest to the others,
+            `regressor` the one nearest to the prediction of a network of another activation.
         threshold: a rollout ends where the chosen reward falls below it; `auto` calibrates it on whole held-out
             trajectories, `survival` of which outlast the rollout length.
     """
@@ -155,7 +211,7 @@ class FilterConfig(Strict):
     samples: Annotated[int, Field(ge=0)] = 2
     member_means: bool = True
     ensemble_mean: bool = True
-    choose: Literal["argmax", "softmax"] = "argmax"
+    choose: Literal["argmax", "softmax", "medoid", "regressor"] = "argmax"
     kappa: Positive = 0.1
     threshold: float | Literal["auto", "off"] = "auto"
     survival: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -185,9 +241,17 @@ class RolloutConfig(Strict):
         event_starts: share of the rollouts begun at most `length` steps before a large change of an exogenous tag,
             which is where a controller earns its keep and, again, uniform draws hardly look.
         penalty: `disagreement` of the elites' means, or `max_std` (MOPO: the largest norm of their spreads), in units
-            of the log's typical change.
-        penalty_coefficient: what one unit of it costs, in units of the log's reward spread.
-        constraint_coefficient: what a violation of a constraint by its tag's whole range costs, in the same units.
+            of the log's typical change, taken from the reward; `mobile` (MOBILE: the standard deviation over the elites
+            of the next state's value), taken from the target of model transitions; or `none`.
+        penalty_coefficient: what one unit of it costs, in units of the log's reward spread (`mobile`: a plain factor).
+        constraints: `penalty` charges every violation at a fixed price; `lagrangian` gives each constraint of the plant
+            a multiplier that rises while more of the rollouts' samples violate it than its tolerated share, and falls
+            while fewer do.
+        constraint_coefficient: what a violation of a constraint by its tag's whole range costs with `penalty`, in the
+            same units.
+        multiplier_rate: what a multiplier gains per epoch and unit of excess violation share (dual ascent). A violation
+            by one spread of the tag in the log costs one multiplier, in units of the log's reward spread.
+        multiplier_gain: a proportional part on top, which damps the oscillation of dual ascent (arXiv 2007.03964).
     """
 
     length: Count = 100
@@ -198,9 +262,12 @@ class RolloutConfig(Strict):
     member_per_rollout: bool = False
     early_starts: Share = 0.0
     event_starts: Share = 0.0
-    penalty: Literal["disagreement", "max_std", "none"] = "disagreement"
+    penalty: Literal["disagreement", "max_std", "mobile", "none"] = "disagreement"
     penalty_coefficient: NotNegative = 0.5
+    constraints: Literal["penalty", "lagrangian"] = "penalty"
     constraint_coefficient: NotNegative = 10.0
+    multiplier_rate: Positive = 1.0
+    multiplier_gain: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _shares(self) -> RolloutConfig:
@@ -210,9 +277,11 @@ class RolloutConfig(Strict):
 
 
 class PolicyConfig(Strict):
-    """Soft actor-critic on logged and model transitions.
+    """The policy: soft actor-critic on logged and model transitions, or a baseline that needs the log alone.
 
     Attributes:
+        algorithm: `sac`; `td3_bc` (arXiv 2106.06860) or `bc` (regression of the logged command). The latter two learn
+            from logged transitions alone: `real_ratio` must be 1, and nothing that acts on model transitions may be on.
         inputs: what the policy sees: `all` of the observation, the `current` samples alone, or the current samples and
             the `belief` that the best elite draws from the whole window: the state tags to come if the last commands
             stay. The critics and the world model always see all of it.
@@ -221,10 +290,15 @@ class PolicyConfig(Strict):
         target_entropy: per action, for commands scaled to [-1, 1].
         warm_start: updates that first bring the actor to the cloned operator's command, so that the first rollouts do
             not begin with whatever fresh weights do to a plant.
+        centre_rewards: subtracts the log's mean reward, which changes no policy where episodes have no true end, and
+            spares the critics the way to a value that all policies share. Off on plants that can trip.
         behaviour_anchor: weight of the squared distance to the cloned operator's command (scaled to [-1, 1]).
         average: share of the last updates whose actors are averaged (weights) into the one that is kept.
+        td3_alpha: weight of the value against imitation in TD3+BC; td3_noise, td3_noise_clip: spread and bound of the
+            smoothing noise on target commands, scaled to [-1, 1]; td3_delay: critic updates per actor update.
     """
 
+    algorithm: Literal["sac", "td3_bc", "bc"] = "sac"
     inputs: Literal["all", "current", "belief"] = "all"
     hidden: Hidden = (256, 256)
     activation: Activation = "relu"
@@ -238,8 +312,13 @@ class PolicyConfig(Strict):
     initial_alpha: Positive = 0.1
     target_entropy: float = -1.0
     warm_start: Annotated[int, Field(ge=0)] = 500
+    centre_rewards: bool = False
     behaviour_anchor: NotNegative = 0.0
     average: Share = 0.0
+    td3_alpha: Positive = 2.5
+    td3_noise: NotNegative = 0.2
+    td3_noise_clip: NotNegative = 0.5
+    td3_delay: Count = 2
 
 
 class RunConfig(Strict):
@@ -248,17 +327,22 @@ class RunConfig(Strict):
     Attributes:
         seed: every random number of a run follows from it.
         threads: CPU threads of torch.
+        tf32: lets a GPU multiply matrices in TensorFloat-32: faster, with 10 bits of mantissa.
+        cuda_graphs: policy updates and rollout steps as recorded CUDA graphs; without a GPU it says nothing.
         checkpoint_every: epochs between two checkpoints of the policy stage.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Count = 2
+    tf32: bool = False
+    cuda_graphs: bool = True
     checkpoint_every: Count = 5
     split: SplitConfig = SplitConfig()
     scaling: ScalingConfig = ScalingConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
     reward: DynamicsRewardConfig = DynamicsRewardConfig()
+    reward_model: RewardModelConfig = RewardModelConfig()
     filter: FilterConfig = FilterConfig()
     rollout: RolloutConfig = RolloutConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -267,6 +351,19 @@ class RunConfig(Strict):
     def _noise_once(self) -> RunConfig:
         if self.rollout.residual_noise and self.filter.samples:
             raise ValueError("rollout.residual_noise: needs filter.samples 0, or the noise would be added twice")
+        return self
+
+    @model_validator(mode="after")
+    def _log_alone(self) -> RunConfig:
+        algorithm = self.policy.algorithm
+        if algorithm == "sac":
+            return self
+        if self.policy.real_ratio != 1.0:
+            raise ValueError(f"policy.real_ratio: {algorithm} learns from logged transitions alone, so it must be 1")
+        if self.policy.behaviour_anchor:
+            raise ValueError(f"policy.behaviour_anchor: {algorithm} imitates the log by itself, so it must be 0")
+        if self.rollout.constraints == "lagrangian":
+            raise ValueError(f"rollout.constraints: lagrangian needs model rollouts, which {algorithm} has none of")
         return self
 
     @classmethod

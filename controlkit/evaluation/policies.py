@@ -50,7 +50,7 @@ class EvaluatedPolicy:
 def policy_of(run: RunFolder, name: str) -> EvaluatedPolicy:
     """The deterministic policy of a trained run, as the exported controller computes it."""
     models = run.load_models()
-    return EvaluatedPolicy(name, lambda observation, noise: models.actor(observation), models.reward)
+    return EvaluatedPolicy(name, lambda observation, noise: models.actor(observation), models.judge)
 
 
 def fit_operator(

@@ -15,20 +15,23 @@ from controlkit.models.layers import BatchedLinear, BatchedMLP, SmoothLeaky
 
 
 class ExplicitMLP:
-    """Forward and backward of a `BatchedMLP` of E members whose parameters have gradients to write into (`flat.py`).
+    """Forward and backward of a `BatchedMLP` of E members.
 
-    Results are buffers of this object: the next call with as many rows overwrites them.
+    Results are buffers of this object: the next call with as many rows overwrites them. Weights are read, and gradients
+    written, where the network's parameters and their `grad` (`flat.py`) lie when this object is made.
 
     Args:
-        net: whose weights are used, now and whenever they change.
+        net: the network.
         buffers: of another perceptron whose last pass may be overwritten, which keeps more of an update in the
             processor's cache.
     """
 
     def __init__(self, net: BatchedMLP, buffers: ExplicitMLP | None = None) -> None:
-        self.layers = [layer for layer in net.body if isinstance(layer, BatchedLinear)]
+        layers = [layer for layer in net.body if isinstance(layer, BatchedLinear)]
+        self.layers = [_Layer(layer) for layer in layers]
         self.acts = [layer for layer in net.body if not isinstance(layer, BatchedLinear)]
-        self.skip = net.skip
+        self.skip = None if net.skip is None else _Layer(net.skip)
+        self.members = len(layers[0].weight)
         self._buffers: dict[tuple[object, ...], Tensor] = {} if buffers is None else buffers._buffers
         self._inputs: list[Tensor] = []
         self._before: list[Tensor] = []
@@ -36,21 +39,18 @@ class ExplicitMLP:
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(E, B, in), or (B, in) that all members share -> (E, B, out). `x` must stay as it is until the backward."""
-        members = len(self.layers[0].weight)
-        x = x.expand(members, *x.shape) if x.dim() == 2 else x
+        x = x.expand(self.members, *x.shape) if x.dim() == 2 else x
         self._inputs, self._before = [x], []
         value = x
         for number, (layer, act) in enumerate(zip(self.layers, [*self.acts, None], strict=True)):
-            before = self._buffer("before", number, value, layer.weight.shape[-1])
+            before = self._buffer("before", number, value, layer.outputs)
             # A product and a sum in place: baddbmm would first copy the bias to every row.
             torch.bmm(value, layer.weight, out=before).add_(layer.bias)
             if act is None:
                 value = before
                 break
-            if isinstance(act, nn.ReLU):  # its slope can be read off its result
-                value = before.relu_()
-            else:
-                value = act(before)
+            # A ReLU's slope can be read off its result.
+            value = before.relu_() if isinstance(act, nn.ReLU) else act(before)
             self._before.append(before)
             self._inputs.append(value)
         if self.skip is not None:
@@ -67,40 +67,57 @@ class ExplicitMLP:
             weights: write (not add) the loss's gradient into the parameters' `grad`.
             inputs: of which inputs the gradient is wanted.
         """
-        x, following, rows = self._inputs[0], gradient, gradient.shape[1]
+        following, rows = gradient, gradient.shape[1]
+        whole = rows == self._inputs[0].shape[1]
         for number in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[number]
             if weights:
-                _write(layer, self._inputs[number][:, :rows], following)
+                layer.write(self._inputs[number] if whole else self._inputs[number][:, :rows], following)
             if number == 0:
                 break
-            passed = self._buffer("passed", number, following, layer.weight.shape[1])
-            torch.bmm(following, layer.weight.transpose(1, 2), out=passed)
-            following = _through(self.acts[number - 1], passed, self._before[number - 1][:, :rows])
+            passed = self._buffer("passed", number, following, layer.inputs)
+            if layer.outputs == 1:
+                torch.mul(following, layer.turned, out=passed)
+            else:
+                torch.bmm(following, layer.turned, out=passed)
+            before = self._before[number - 1]
+            following = _through(self.acts[number - 1], passed, before if whole else before[:, :rows])
         if weights and self.skip is not None:
-            _write(self.skip, x[:, :rows], gradient)
+            self.skip.write(self._inputs[0] if whole else self._inputs[0][:, :rows], gradient)
         if inputs is None:
             return None
-        result = torch.bmm(following, self.layers[0].weight[:, inputs].transpose(1, 2))
+        result = torch.bmm(following, self.layers[0].turned[:, :, inputs])
         if self.skip is not None:
-            result.baddbmm_(gradient, self.skip.weight[:, inputs].transpose(1, 2))
+            result.baddbmm_(gradient, self.skip.turned[:, :, inputs])
         return result
 
     def _buffer(self, kind: str, number: int, like: Tensor, width: int) -> Tensor:
-        key = (kind, number, like.shape[0], like.shape[1], like.dtype, like.device)
-        if key not in self._buffers:
-            self._buffers[key] = like.new_empty(like.shape[0], like.shape[1], width)
-        return self._buffers[key]
+        key = (kind, number, like.shape[1], width)
+        found = self._buffers.get(key)
+        if found is None:
+            found = self._buffers[key] = like.new_empty(self.members, like.shape[1], width)
+        return found
 
 
-def _write(layer: BatchedLinear, x: Tensor, gradient: Tensor) -> None:
-    assert layer.weight.grad is not None
-    assert layer.bias.grad is not None
-    if gradient.shape[2] == 1:  # a row times a matrix is several times faster than a matrix times a column
-        torch.bmm(gradient.transpose(1, 2), x, out=layer.weight.grad.transpose(1, 2))
-    else:
-        torch.bmm(x.transpose(1, 2), gradient, out=layer.weight.grad)
-    torch.sum(gradient, dim=1, keepdim=True, out=layer.bias.grad)
+class _Layer:
+    """A layer's tensors as they are used, so that no update makes the same views again."""
+
+    def __init__(self, layer: BatchedLinear) -> None:
+        assert layer.weight.grad is not None, "lay the parameters out flat first"
+        assert layer.bias.grad is not None
+        self.weight, self.bias = layer.weight.detach(), layer.bias.detach()  # (E, in, out), (E, 1, out)
+        self.turned = self.weight.transpose(1, 2)
+        self.weight_gradient, self.bias_gradient = layer.weight.grad, layer.bias.grad
+        self.turned_gradient = self.weight_gradient.transpose(1, 2)
+        _, self.inputs, self.outputs = self.weight.shape
+
+    def write(self, x: Tensor, gradient: Tensor) -> None:
+        """The parameters' gradients: (E, B, in), (E, B, out)."""
+        if self.outputs == 1:  # a row times a matrix is several times faster than a matrix times a column
+            torch.bmm(gradient.transpose(1, 2), x, out=self.turned_gradient)
+        else:
+            torch.bmm(x.transpose(1, 2), gradient, out=self.weight_gradient)
+        torch.sum(gradient, dim=1, keepdim=True, out=self.bias_gradient)
 
 
 def _through(act: nn.Module, gradient: Tensor, before: Tensor) -> Tensor:

@@ -4,14 +4,14 @@ The plant's dynamics is seen as an agent: its state is (s, a), its action the ne
 recorded transitions from false ones; snapshots of it, averaged, give r_D = -log(1 - D). Where the false ones come from
 is `method`:
 
-- `irl`, the paper's inverse RL: a generator model, rolled out over several steps with commands of the cloned
-  behaviour policy, is trained to maximise -log(1 - D). Deviation: by the pathwise gradient through its reparametrised
-  rollout instead of a policy gradient.
+- `irl`, the paper's inverse RL: a generator model, rolled out over several steps with commands of the cloned operator,
+  is trained to maximise -log(1 - D). See `inverse_rl.py`.
 - `noise`, a deviation: recorded transitions whose outcome is perturbed by Gaussian noise of many sizes.
 - `mixed`: half of each.
 
-Only the change of the state tags is judged. Several discriminators are trained side by side in one batched network and
-all are averaged, and only late snapshots count (early ones rank badly).
+Further deviations: only the change of the state tags is judged, by its innovation (see `models/discriminator.py`);
+several discriminators are trained side by side in one batched network and all are averaged; snapshots are taken from
+the last part of training alone.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from controlkit.config import DynamicsRewardConfig
 from controlkit.models.actor import BehaviourClone
 from controlkit.models.discriminator import DiscriminatorEnsemble
-from controlkit.models.ensemble import GaussianEnsemble
-from controlkit.morec.dynamics import WorldModel
 from controlkit.morec.identification import require_finite
+from controlkit.morec.innovation import fit_linear_prediction
+from controlkit.morec.inverse_rl import Generator
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
@@ -74,14 +74,19 @@ def fit_dynamics_reward(
     layout = log.layout
     sizes = (layout.size, len(layout.action_tags), layout.state_columns.tolist())
     seen = target.inputs.tolist()[: -sizes[1]]
+    fit_linear_prediction(target, log)
+    known = None if target.prediction is None else target.prediction.known.tolist()
+    initial = torch.Generator().manual_seed(
+        int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+    )
     networks = DiscriminatorEnsemble(
-        *sizes, seen, members=config.networks, hidden=config.hidden, act=config.activation, generator=generator
+        *sizes, seen, known, members=config.networks, hidden=config.hidden, act=config.activation, generator=initial
     ).to(log.rows.device)
-    networks.input_scaler.load_state_dict(target.input_scaler.state_dict())
-    networks.change_scaler.load_state_dict(target.change_scaler.state_dict())
+    shared = {name: value for name, value in target.state_dict().items() if not name.startswith("net.")}
+    networks.load_state_dict(shared, strict=False)  # everything but the weights: scalers, prediction, slots
     optimiser = torch.optim.AdamW(networks.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.updates, 0.02 * config.learning_rate)
-    forger = None if config.method == "noise" else Forger(target, log, clone, spec, config, generator)
+    adversary = None if config.method == "noise" else Generator(target, log, clone, spec, config, generator)
     taken = _snapshot_updates(config)
     snapshots: list[dict[str, Tensor]] = []
     history: list[dict[str, float]] = []
@@ -92,14 +97,18 @@ def fit_dynamics_reward(
         observation, action = log.observe(rows), log.actions[rows]  # (K, B, O), (K, B, m)
         change = target.change_scaler(log.next_state(rows) - observation[..., target.state_slots])  # (K, B, S)
         genuine = networks.logits(observation, action, change)  # (K, B)
-        forged = change + _noise(change, config, generator)
-        if forger is not None:
+        genuine_of = (observation, action, change)
+        forged = change + networks.unit * _noise(change, config, generator)
+        if adversary is not None:
             share = config.batch_size if config.method == "irl" else config.batch_size // 2
-            false_observation, false_action, false_change = forger.forge(networks, share, generator)
+            false_observation, false_action, false_change = adversary.forge(networks, share, generator)
             observation = torch.cat([false_observation, observation[:, share:]], dim=1)
             action = torch.cat([false_action, action[:, share:]], dim=1)
             forged = torch.cat([false_change, forged[:, share:]], dim=1)
         false = networks.logits(observation, action, forged)  # (K, B)
+        if adversary is not None and adversary.airl:
+            genuine = genuine - adversary.log_density(*genuine_of, networks.unit)
+            false = false - adversary.log_density(observation, action, forged, networks.unit)
         # The sum over networks trains each as if it were alone.
         loss = (nn.functional.softplus(-genuine) + nn.functional.softplus(false)).mean(dim=1).sum()
         _descend(loss, optimiser, f"dynamics reward, update {update}")
@@ -117,80 +126,16 @@ def fit_dynamics_reward(
     return history
 
 
-class Forger:
-    """The generator of the inverse RL: a Gaussian dynamics model that tries to pass for the plant."""
-
-    def __init__(
-        self,
-        target: DiscriminatorEnsemble,
-        log: LoggedTransitions,
-        clone: BehaviourClone,
-        spec: PlantSpec,
-        config: DynamicsRewardConfig,
-        generator: torch.Generator,
-    ) -> None:
-        layout = log.layout
-        self.model = GaussianEnsemble(
-            layout.size,
-            len(layout.action_tags),
-            layout.state_columns.tolist(),
-            members=1,
-            hidden=config.generator_hidden,
-            act=config.activation,
-            generator=generator,
-        ).to(log.rows.device)
-        self.model.input_scaler.load_state_dict(target.input_scaler.state_dict())
-        self.model.change_scaler.load_state_dict(target.change_scaler.state_dict())
-        self.world = WorldModel(self.model, spec, log.rows.device)
-        self.log, self.clone, self.steps = log, clone, config.generator_steps
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.generator_learning_rate)
-
-    def forge(
-        self, judge: DiscriminatorEnsemble, batch: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One update of the generator against `judge`, and false transitions for its next update.
-
-        Returns:
-            Observations (K, batch, O), commands (K, batch, m) and scaled changes (K, batch, S), without gradient; the
-            K networks get different draws of the same rollouts.
-        """
-        starts = self.log.sample(-(-batch // self.steps), generator)
-        observations, actions, changes = self._roll(starts, generator)
-        logits = judge.logits(observations, actions, changes)  # (K, T)
-        reward = nn.functional.softplus(logits).mean()  # -log(1 - D), averaged
-        _descend(-reward, self.optimiser, "generator of the dynamics reward")
-        false = [x.detach() for x in (observations, actions, changes)]
-        draw = torch.randint(len(false[0]), (judge.members, batch), generator=generator, device=starts.device)
-        return false[0][draw], false[1][draw], false[2][draw]
-
-    def _roll(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """A reparametrised rollout along the recorded exogenous tags; ends where the record ends."""
-        observation = self.log.observe(rows)
-        steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        for _ in range(self.steps):
-            with torch.no_grad():
-                action = self.world.limits.apply(self.clone.sample(observation, generator), observation)
-            mean, log_std = self.model.scaled_change(observation, action)
-            mean, log_std = mean[0], log_std[0]
-            change = mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
-            steps.append((observation, action, change))
-            state = observation[:, self.model.state_slots] + self.model.change_scaler.invert(change)
-            frame = self.world.next_frame(state, self.log.frames[rows + 1])
-            observation = self.world.next_observation(observation, action, frame)
-            rows = rows + 1
-            alive = self.log.remaining[rows] > 0
-            observation, rows = observation[alive], rows[alive]
-        return (
-            torch.cat([step[0] for step in steps]),
-            torch.cat([step[1] for step in steps]),
-            torch.cat([step[2] for step in steps]),
-        )
-
-
 def _noise(change: Tensor, config: DynamicsRewardConfig, generator: torch.Generator) -> Tensor:
-    """Gaussian perturbations whose size is uniform in decades: (K, B, S)."""
-    exponent = torch.empty_like(change[..., :1]).uniform_(config.noise_low, config.noise_high, generator=generator)
-    return 10.0**exponent * torch.empty_like(change).normal_(generator=generator)
+    """Gaussian perturbations whose size is uniform in decades: (..., S).
+
+    In half of the rows all state tags share one size, in the other half each has its own, so that a single false tag
+    among many is found, too.
+    """
+    together = torch.empty_like(change[..., :1]).uniform_(config.noise_low, config.noise_high, generator=generator)
+    apart = torch.empty_like(change).uniform_(config.noise_low, config.noise_high, generator=generator)
+    shared = torch.empty_like(together).uniform_(generator=generator) < 0.5
+    return 10.0 ** torch.where(shared, together, apart) * torch.empty_like(change).normal_(generator=generator)
 
 
 def _snapshot_updates(config: DynamicsRewardConfig) -> Sequence[int]:

@@ -60,10 +60,6 @@ class Drawn(NamedTuple):
     wish: Tensor
     log_density: Tensor
 
-    def part(self, rows: slice) -> Drawn:
-        """Some of the rows."""
-        return Drawn(*(value[rows] for value in self))
-
 
 class PolicyLearner:
     """Actor, critics, temperature and their optimisers.
@@ -165,11 +161,11 @@ class PolicyLearner:
         alpha = self.log_alpha.exp()
         # This and the next observation in one pass: the actor is not touched before both have been used.
         both = self._draw(torch.cat([batch.observation, batch.next_observation]), noise.flatten(0, 1))
-        now, following = both.part(slice(count)), both.part(slice(count, None))
+        now = Drawn(*(value[:count] for value in both))
 
-        command = self.limits.apply(following.wish, batch.next_observation)
+        command = self.limits.apply(both.wish[count:], batch.next_observation)
         value = self._targets.forward(scaler(torch.cat([batch.next_observation, command], dim=1))).amin(dim=0)
-        value = value.squeeze(1).sub_(alpha * following.log_density)
+        value = value.squeeze(1).sub_(alpha * both.log_density[count:])
         reward = (batch.reward - self.reward_centre) / self.reward_spread
         target = reward + self.config.gamma * (1.0 - batch.terminated) * value
         if self.doubt is not None and batch.modelled:
@@ -186,17 +182,17 @@ class PolicyLearner:
         chosen = torch.zeros_like(error).scatter_(0, lowest, -1.0 / count)
         pulled = self._critics.backward(chosen, weights=False, inputs=slice(size, None))
         assert pulled is not None
-        actor_loss = alpha * now.log_density.mean() - q.mean()
+        entropy, mean_q = -now.log_density.mean(), q.mean()
+        actor_loss = -alpha * entropy - mean_q
         actor_loss += self._descend(now, pulled.sum(dim=0) / spread, alpha / count, batch.observation)
         self.actor_optimiser.step(rates.actor)
 
-        entropy = -now.log_density.mean()
         torch.sub(entropy, self.target_entropy, out=self._alpha_gradient)
         self.alpha_optimiser.step(self.config.actor_learning_rate)
         self._flat["targets"].weights.lerp_(self._flat["critics"].weights, self.config.tau)
         if isinstance(rates.average, Tensor) or rates.average:
             self._flat["averaged"].weights.lerp_(self._flat["actor"].weights, rates.average)
-        return PolicyLosses(error.square().mean(dim=1).sum(), actor_loss, alpha, entropy, q.mean())
+        return PolicyLosses(error.square().mean(dim=1).sum(), actor_loss, alpha, entropy, mean_q)
 
     def _descend(self, drawn: Drawn, pulled: Tensor, price: Tensor, observation: Tensor) -> Tensor | float:
         """Writes the actor's gradient and returns the anchor's part of the loss.

@@ -14,26 +14,30 @@ from typing import Any
 import torch
 
 from controlkit.artifacts import Models, RunFolder, build_critics, build_models
+from controlkit.baselines.bc import BCLearner
+from controlkit.baselines.log_learner import LogLearner
+from controlkit.baselines.td3_bc import TD3BCLearner
 from controlkit.config import RunConfig
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import ArtifactError
-from controlkit.morec.dynamics import (
-    WorldModel,
-    action_scaler,
-    change_scaler,
-    fit_dynamics,
-    observation_scaler,
-    set_scaler,
-)
-from controlkit.morec.dynamics_reward import fit_behaviour, fit_dynamics_reward
+from controlkit.morec.bellman_doubt import BellmanDoubt
+from controlkit.morec.checkpoints import save_checkpoint
+from controlkit.morec.constraints import Constraints
+from controlkit.morec.dynamics import WorldModel
+from controlkit.morec.exogenous import sequence
+from controlkit.morec.fixed_rollout import make_roller
+from controlkit.morec.learn_world import learn_world
 from controlkit.morec.policy_update import PolicyLearner
-from controlkit.morec.rollout import StartRows, roll_out, training_reward
-from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold, recorded_scores
+from controlkit.morec.rollout import Rollouts, StartRows, training_reward
+from controlkit.morec.streams import stage_generator
+from controlkit.morec.transition_filter import TransitionFilter
+from controlkit.morec.update_blocks import UpdateBlocks
 from controlkit.objective import CommandLimits
 from controlkit.progress import Progress
-from controlkit.replay import Batch, LoggedTransitions, ModelTransitions
+from controlkit.replay import LoggedTransitions, ModelTransitions
 
 Metrics = list[dict[str, float]]
+Learner = PolicyLearner | LogLearner
 
 
 def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Models:
@@ -49,6 +53,7 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     """
     began, config = time.monotonic(), folder.config
     torch.set_num_threads(config.threads)
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
     parts = {name: folder.split.part(data, name) for name in ("training", "calibration")}
     log, held_out = (LoggedTransitions(part, config.device) for part in parts.values())
     parts["calibration"].save(folder.path / "calibration")
@@ -56,64 +61,83 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
 
     checkpoint = folder.load_checkpoint() or {"stage": "start", "metrics": []}
     metrics: Metrics = checkpoint["metrics"]
-    models = _to(build_models(config, folder.spec, _generator(config, "weights")), config.device)
+    models = _to(build_models(config, folder.spec, stage_generator(config, "weights")), config.device)
     if checkpoint["stage"] == "policy":
-        models = _restored(models, checkpoint["models"])
+        models = models.restored(checkpoint["models"])
     else:
-        models = _fit_world(models, log, held_out, folder, limits, progress, metrics)
-        folder.save_checkpoint({"stage": "policy", "models": models.state_dict(), "metrics": metrics})
+        models = learn_world(models, log, held_out, folder, progress, metrics)
+        save_checkpoint(folder, {"stage": "policy", "models": models.state_dict(), "metrics": metrics}, "stage 1")
         checkpoint = {}
 
-    world = WorldModel(models.dynamics, folder.spec, config.device)
-    chooser = TransitionFilter(models.dynamics, models.reward, config.filter, float(models.threshold))
+    world = WorldModel(models.dynamics, folder.spec, config.device, models.reward_model)
+    elites = models.dynamics.lean()  # in rollouts nothing is computed in vain
+    chooser = TransitionFilter(elites, models.judge, config.filter, float(models.threshold), models.regressor)
     spread = max(float(log.rewards[log.rows].std()), 1e-6)
-    critics = _scaled_policy(models, build_critics(config, folder.spec, _generator(config, "critics")), config)
-    learner = PolicyLearner(models.actor, critics, models.behaviour, limits, config.policy, spread)
-    rollout = config.rollout
-    ring = ModelTransitions(log.layout, rollout.keep * rollout.starts * rollout.length, config.device)
-    generator = _generator(config, "policy")
+    centred = config.policy.centre_rewards and not folder.spec.episodes.terminated
+    centre = float(log.rewards[log.rows].mean()) if centred else 0.0
+    critics = _scaled_policy(models, build_critics(config, folder.spec, stage_generator(config, "critics")), config)
+    learner = _learner(models, critics, limits, config, spread, world, centre)
+    rollout, imagines = config.rollout, config.policy.algorithm == "sac"
+    constraints = Constraints(world.objective, rollout, log, spread)
+    _say_what_is_off(config, constraints, progress)
+    capacity = rollout.keep * rollout.starts * rollout.length if imagines else 0
+    ring = ModelTransitions(log.layout, capacity, config.device, len(constraints.names))
+    generator = stage_generator(config, "policy")
+    exogenous = sequence(log, folder.spec, config.dynamics, generator)
     if "learner" in checkpoint:
         learner.load_state_dict(checkpoint["learner"])
         ring.load_state_dict(checkpoint["ring"])
+        constraints.load_state_dict(checkpoint["constraints"])
         generator.set_state(checkpoint["generator"])
 
     residuals = models.residuals if rollout.residual_noise else None
     real = round(config.policy.real_ratio * config.policy.batch_size)
     epochs = -(-config.policy.updates // rollout.every)
     starts = StartRows(log, rollout)
+    roll = make_roller(
+        world,
+        chooser,
+        _exploring(models, generator),
+        log,
+        rollout,
+        generator,
+        residuals,
+        exogenous,
+        graphs=config.cuda_graphs,
+    )
+    blocks = UpdateBlocks(learner, log, ring, real, config.policy.batch_size, generator, graphs=config.cuda_graphs)
     progress.start("policy", epochs)
     progress.advance(learner.updates // rollout.every)
     for _ in range(config.policy.warm_start if not learner.updates else 0):
         learner.warm_start(log.observe(log.sample(config.policy.batch_size, generator)))
+    warned = False
     while learner.updates < config.policy.updates:
-        rows = starts.draw(generator)
-        explore = _exploring(models, generator)
-        rolled = roll_out(
-            world, chooser, explore, log, rows, rollout.length, generator, residuals, rollout.member_per_rollout
-        )
-        reward = training_reward(rolled, world, rollout, spread)
-        ring.extend(rolled.observation, rolled.action, rolled.next_frame, reward, rolled.terminated)
-        for _ in range(min(rollout.every, config.policy.updates - learner.updates)):
-            logged = log.batch(log.sample(real, generator))
-            imagined = ring.sample(config.policy.batch_size - real, generator) if ring.size else logged
-            losses = learner.update(Batch(*map(torch.cat, zip(logged, imagined, strict=True))), generator)
+        rolled: Rollouts | None = None
+        if imagines:
+            rows = starts.draw(generator)
+            rolled = roll(rows)
+            reward = training_reward(rolled, world, rollout, spread)
+            violations = constraints.violations(rolled.next_frame)
+            ring.extend(rolled.observation, rolled.action, rolled.next_frame, reward, rolled.terminated, violations)
+            constraints.update(violations, ring)
+            warned = warned or _warn_if_all_rejected(rolled, chooser, progress)
+        losses = blocks.run(min(rollout.every, config.policy.updates - learner.updates))
         learner.require_finite(losses)
-        metrics.append(_policy_row(learner.updates, losses, rolled, len(rows)))
-        _warn_if_all_rejected(rolled, rows, chooser, progress)
-        progress.advance(note=f"reward {metrics[-1]['model_reward']:.4g}")
+        metrics.append(_policy_row(learner.updates, losses, rolled, rollout.starts) | constraints.figures())
+        progress.advance(note=_note(metrics[-1]))
         done = learner.updates // rollout.every
         if done % config.checkpoint_every == 0 or learner.updates >= config.policy.updates:
+            content = {
+                "stage": "policy",
+                "models": models.state_dict(),
+                "metrics": metrics,
+                "learner": learner.state_dict(),
+                "ring": ring.state_dict(),
+                "constraints": constraints.state_dict(),
+                "generator": generator.get_state(),
+            }
+            save_checkpoint(folder, content, f"policy, update {learner.updates}")
             folder.write_metrics(metrics)
-            folder.save_checkpoint(
-                {
-                    "stage": "policy",
-                    "models": models.state_dict(),
-                    "metrics": metrics,
-                    "learner": learner.state_dict(),
-                    "ring": ring.state_dict(),
-                    "generator": generator.get_state(),
-                }
-            )
     models = _to(replace(models, actor=learner.final_actor()), "cpu")
     folder.write_metrics(metrics)
     folder.save_models(models)
@@ -121,43 +145,14 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     return models
 
 
-def _fit_world(
-    models: Models,
-    log: LoggedTransitions,
-    held_out: LoggedTransitions,
-    folder: RunFolder,
-    limits: CommandLimits,
-    progress: Progress,
-    metrics: Metrics,
-) -> Models:
-    """Stage 1: dynamics, cloned operator, dynamics reward, and the threshold on held-out trajectories."""
-    config = folder.config
-    generator = _generator(config, "dynamics")
-    fit = fit_dynamics(models.dynamics, log, config.dynamics, config.scaling, limits, generator, progress)
-    metrics.append({"dynamics_epochs": float(fit.epochs), "holdout_rmse": float(fit.holdout_rmse.mean())})
-
-    observation, action = observation_scaler(log, config.scaling), action_scaler(log, limits, config.scaling)
-    set_scaler(models.behaviour.input_scaler, observation)
-    set_scaler(models.behaviour.action_scaler, action)
-    set_scaler(models.reward.input_scaler, observation, action)
-    set_scaler(models.reward.change_scaler, change_scaler(log))
-    updates = config.reward.behaviour_updates
-    fit_behaviour(models.behaviour, log, updates, _generator(config, "behaviour"), progress)
-    stages = _generator(config, "reward")
-    metrics += fit_dynamics_reward(models.reward, log, models.behaviour, folder.spec, config.reward, stages, progress)
-    return replace(models, threshold=_threshold(models, held_out, config, progress), residuals=fit.residuals)
-
-
-def _threshold(models: Models, held_out: LoggedTransitions, config: RunConfig, progress: Progress) -> torch.Tensor:
-    """The threshold that the configuration asks for; what is off is said aloud."""
-    wish = config.filter.threshold
-    if not config.filter.enabled or wish == "off":
-        progress.message(f"The {'filter' if not config.filter.enabled else 'threshold'} is off in this run.")
-        return torch.tensor(-torch.inf)
-    if wish == "auto":
-        scores = recorded_scores(models.reward, held_out, held_out.rows)
-        wish = calibrate_threshold(scores, held_out.rows, config.rollout.length, config.filter.survival)
-    return torch.tensor(float(wish))
+def _say_what_is_off(config: RunConfig, constraints: Constraints, progress: Progress) -> None:
+    algorithm = config.policy.algorithm
+    if config.policy.centre_rewards and constraints.objective.spec.episodes.terminated:
+        progress.message("The plant's episodes have true ends, so policy.centre_rewards is off in this run.")
+    if algorithm != "sac":
+        progress.message(f"{algorithm} learns from the log alone: the world model serves evaluation and safety only.")
+    if config.rollout.constraints == "lagrangian" and not constraints.names:
+        progress.message("The plant has no constraints, so rollout.constraints: lagrangian is off in this run.")
 
 
 def _scaled_policy(models: Models, critics: Any, config: RunConfig) -> Any:
@@ -174,50 +169,57 @@ def _exploring(models: Models, generator: torch.Generator) -> Callable[[torch.Te
     return lambda observation: models.actor.sample(observation, generator)[0]
 
 
-def _policy_row(updates: int, losses: Any, rolled: Any, starts: int) -> dict[str, float]:
-    return {
-        "updates": float(updates),
-        "critic_loss": float(losses.critic_loss),
-        "actor_loss": float(losses.actor_loss),
-        "alpha": float(losses.alpha),
-        "entropy": float(losses.entropy),
-        "mean_q": float(losses.mean_q),
-        "model_reward": float(rolled.reward.mean()) if len(rolled.reward) else float("nan"),
+def _learner(
+    models: Models,
+    critics: Any,
+    limits: CommandLimits,
+    config: RunConfig,
+    spread: float,
+    world: WorldModel,
+    centre: float,
+) -> Learner:
+    """What the configuration trains the policy with."""
+    if config.policy.algorithm == "bc":
+        return BCLearner(models.actor, models.behaviour, config.policy)
+    if config.policy.algorithm == "td3_bc":
+        return TD3BCLearner(models.actor, critics, models.behaviour, limits, config.policy, spread)
+    mobile = config.rollout.penalty == "mobile"
+    doubt = BellmanDoubt(world, config.rollout.penalty_coefficient) if mobile else None
+    return PolicyLearner(models.actor, critics, models.behaviour, limits, config.policy, spread, doubt, centre)
+
+
+def _policy_row(updates: int, losses: Any, rolled: Rollouts | None, starts: int) -> dict[str, float]:
+    row = {"updates": float(updates)} | {name: float(value) for name, value in losses._asdict().items()}
+    if rolled is None:
+        return row
+    return row | {
+        "model_reward": float(rolled.reward.mean()),  # NaN where the threshold ended every rollout at once
         "model_steps": float(len(rolled.reward)),
         "rejected_share": rolled.rejected / starts,
-        "disagreement": float(rolled.disagreement.mean()) if len(rolled.reward) else float("nan"),
+        "disagreement": float(rolled.disagreement.mean()),
     }
 
 
-def _warn_if_all_rejected(rolled: Any, rows: torch.Tensor, chooser: TransitionFilter, progress: Progress) -> None:
-    if len(rolled.reward) == 0:
-        progress.message(
-            f"Warning: the threshold {chooser.threshold:.3g} ended every rollout at its first step, so the policy "
-            f"learns from the log alone. Lower filter.threshold or raise filter.survival."
-        )
+def _note(row: dict[str, float]) -> str:
+    name = "model_reward" if "model_reward" in row else "actor_loss"
+    return f"{name.replace('_', ' ')} {row[name]:.4g}"
 
 
-def _restored(models: Models, content: dict[str, Any]) -> Models:
-    for name in ("dynamics", "reward", "behaviour", "actor"):
-        getattr(models, name).load_state_dict(content[name])
-    device = models.actor.centre.device
-    return replace(models, threshold=content["threshold"], residuals=content["residuals"].to(device))
+def _warn_if_all_rejected(rolled: Rollouts, chooser: TransitionFilter, progress: Progress) -> bool:
+    """Warns where no transition was accepted, and says whether it did."""
+    if len(rolled.reward):
+        return False
+    progress.message(
+        f"Warning: the threshold {chooser.threshold:.3g} ended every rollout at its first step, so the policy "
+        f"learns from the log alone. Lower filter.threshold or raise filter.survival."
+    )
+    return True
 
 
 def _to(models: Models, device: str) -> Models:
-    for name in ("dynamics", "reward", "behaviour", "actor"):
-        getattr(models, name).to(device)
+    for network in models.networks.values():
+        network.to(device)
     return replace(models, residuals=models.residuals.to(device))
-
-
-_STAGES = ("weights", "critics", "dynamics", "behaviour", "reward", "policy")
-
-
-def _generator(config: RunConfig, stage: str) -> torch.Generator:
-    """A generator of the stage's own. Networks are always initialised on the CPU, whatever trains them."""
-    device = "cpu" if stage in ("weights", "critics") else config.device
-    generator = torch.Generator(device)
-    return generator.manual_seed(config.seed * len(_STAGES) + _STAGES.index(stage))
 
 
 def require_resumable(folder: RunFolder) -> None:

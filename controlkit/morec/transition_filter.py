@@ -1,7 +1,8 @@
 """Stage 2 of MOREC (arXiv 2310.05422): among candidate transitions keep the one that the dynamics reward prefers.
 
 Candidates are the elites' samples, the elites' means and the ensemble mean (the means are a deviation: on plants with
-little noise a mean beats every sample). A candidate set whose best score lies below the threshold ends the rollout; the
+little noise a mean beats every sample). Choices that know no dynamics reward, the medoid and a regressor of another
+activation, tell what it adds. A candidate set whose best score lies below the threshold ends the rollout; the
 threshold is calibrated on whole held-out trajectories, since a per-step quantile would end most true rollouts.
 """
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from controlkit.config import FilterConfig
-from controlkit.models.discriminator import DiscriminatorEnsemble
+from controlkit.models.discriminator import DiscriminatorEnsemble, dynamics_reward
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.replay import LoggedTransitions
 
@@ -34,15 +35,22 @@ class TransitionFilter:
 
     Args:
         ensemble: predicts the state tags.
-        reward: the dynamics reward; unused where the filter is off.
+        reward: the dynamics reward, or the network that was distilled from it; unused where the filter is off.
         config: candidates, choice and threshold.
         threshold: dynamics reward below which nothing is accepted.
+        regressor: a network of another activation, where `config.choose` asks for one.
     """
 
     def __init__(
-        self, ensemble: GaussianEnsemble, reward: DiscriminatorEnsemble, config: FilterConfig, threshold: float
+        self,
+        ensemble: GaussianEnsemble,
+        reward: DiscriminatorEnsemble,
+        config: FilterConfig,
+        threshold: float,
+        regressor: GaussianEnsemble | None = None,
     ) -> None:
         self.ensemble, self.reward, self.config, self.threshold = ensemble, reward, config, threshold
+        self.regressor = regressor
 
     @torch.no_grad()
     def __call__(
@@ -56,20 +64,26 @@ class TransitionFilter:
         rows = torch.arange(len(observation), device=observation.device)
         own = (means, stds) if member is None else (means[member, rows][None], stds[member, rows][None])
         candidates = self.candidates(*own, generator)  # (C, B, S)
-        if self.config.enabled:
-            scores = self.scores(observation, action, candidates)  # (C, B)
-            if self.config.choose == "argmax":
-                choice = scores.argmax(dim=0)
-            else:
-                weights = torch.softmax(scores / self.config.kappa, dim=0)
-                choice = torch.multinomial(weights.T, 1, generator=generator).squeeze(1)
-            score = scores[choice, rows]
-            accepted = score >= self.threshold
-        else:
+        score = torch.full_like(observation[:, 0], torch.nan)
+        accepted = torch.ones_like(score, dtype=torch.bool)
+        if not self.config.enabled:
             # Plain model rollouts: any candidate, drawn blindly.
             choice = torch.randint(len(candidates), rows.shape, generator=generator, device=rows.device)
-            score = torch.full_like(observation[:, 0], torch.nan)
-            accepted = torch.ones_like(score, dtype=torch.bool)
+        elif self.config.choose in ("medoid", "regressor"):
+            # Choices without a dynamics reward, which have no threshold either.
+            choice = self.without_reward(observation, action, candidates).argmin(dim=0)
+        else:
+            odds = self.reward.log_odds(observation, action, candidates)  # (C, B)
+            scores = dynamics_reward(odds)
+            if self.config.choose == "argmax":
+                # By the odds: where all candidates look bad their rewards are 0 alike, and the first would be taken.
+                choice = odds.argmax(dim=0)
+            else:
+                # A draw from the softmax by the Gumbel trick: unlike a multinomial it reads nothing back to the host.
+                noise = torch.empty_like(scores).exponential_(generator=generator).log()
+                choice = (scores / self.config.kappa - noise).argmax(dim=0)
+            score = scores[choice, rows]
+            accepted = score >= self.threshold
         scaled_std = stds / self.ensemble.change_scaler.spread
         return Chosen(
             candidates[choice, rows],
@@ -90,13 +104,18 @@ class TransitionFilter:
             found.append(means.mean(dim=0, keepdim=True))
         return torch.cat(found)
 
-    def scores(self, observation: Tensor, action: Tensor, candidates: Tensor) -> Tensor:
-        """The dynamics reward of each candidate: (C, B)."""
-        count, batch, _ = candidates.shape
-        scores: Tensor = self.reward(
-            observation.repeat(count, 1), action.repeat(count, 1), candidates.reshape(count * batch, -1)
-        )
-        return scores.reshape(count, batch)
+    def without_reward(self, observation: Tensor, action: Tensor, candidates: Tensor) -> Tensor:
+        """What `medoid` and `regressor` minimise, in units of the log's typical change: (C, B, S) -> (C, B).
+
+        The sum of the distances to the other candidates, or the distance to the regressor's prediction.
+        """
+        scaled = (candidates / self.ensemble.change_scaler.spread).transpose(0, 1)  # (B, C, S)
+        if self.config.choose == "medoid":
+            return torch.cdist(scaled, scaled).sum(dim=-1).T
+        assert self.regressor is not None, "choose: regressor needs a regressor"
+        expected = self.regressor(observation, action)[0][0] / self.ensemble.change_scaler.spread  # (B, S)
+        distance: Tensor = (scaled - expected.unsqueeze(1)).norm(dim=-1)
+        return distance.T
 
 
 @torch.no_grad()

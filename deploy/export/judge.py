@@ -24,7 +24,7 @@ class Judge(nn.Module):
     def __init__(self, models: Models) -> None:
         super().__init__()
         self.dynamics = models.dynamics.elites_only()
-        self.reward = copy.deepcopy(models.reward)
+        self.reward = copy.deepcopy(models.judge)
         self.eval().requires_grad_(False)
 
     def expect(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

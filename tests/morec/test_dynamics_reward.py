@@ -39,7 +39,7 @@ def rank_correlation(models: Models, log: LoggedTransitions) -> float:
     rows = log.rows[:300]
     error = torch.from_numpy(rng.normal(size=(300, 1)).astype(np.float32)) * 0.8
     with torch.no_grad():
-        reward = models.reward(log.observe(rows), log.actions[rows], log.next_state(rows) + error).numpy()
+        reward = models.reward.log_odds(log.observe(rows), log.actions[rows], log.next_state(rows) + error).numpy()
     ranks = [np.argsort(np.argsort(x)) for x in (reward, -error.abs().numpy()[:, 0])]
     return float(np.corrcoef(*ranks)[0, 1])
 

@@ -10,6 +10,7 @@ import torch
 
 from controlkit.artifacts import Models, build_models
 from controlkit.config import FilterConfig, RolloutConfig
+from controlkit.models.discriminator import dynamics_reward
 from controlkit.morec.dynamics import WorldModel, fit_dynamics
 from controlkit.morec.rollout import StartRows, roll_out, training_reward
 from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold
@@ -37,10 +38,14 @@ def models(log: LoggedTransitions) -> Models:
     return built
 
 
+def reward_of(log_odds: float) -> float:
+    return float(dynamics_reward(torch.tensor(log_odds)))
+
+
 class PrefersHigh(torch.nn.Module):
     """A dynamics reward that prefers the highest next level, for telling which candidate was taken."""
 
-    def forward(self, observation: torch.Tensor, action: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    def log_odds(self, observation: torch.Tensor, action: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         return state[..., 0]
 
 
@@ -59,7 +64,7 @@ def test_candidates_are_samples_members_means_and_the_ensemble_mean(models: Mode
 
 def test_argmax_takes_the_best_candidate_and_the_threshold_rejects(models: Models, log: LoggedTransitions) -> None:
     observation, action = log.observe(log.rows[:40]), log.actions[log.rows[:40]]
-    chooser = make_filter(models, threshold=0.5)
+    chooser = make_filter(models, threshold=reward_of(0.5))
     chosen = chooser(observation, action, generator(3))
     means, stds = models.dynamics(observation, action)
     candidates = chooser.candidates(means, stds, generator(3))
@@ -75,7 +80,7 @@ def test_softmax_follows_its_weights(models: Models, log: LoggedTransitions) -> 
         models.dynamics.net.body[0].bias[models.dynamics.elites[1], 0, 0] += 0.05  # so that the members differ
     chosen = chooser(observation, action, generator())
     means, _ = models.dynamics(observation[:1], action[:1])
-    weights = torch.softmax(means[:, 0, 0] / 0.01, 0)
+    weights = torch.softmax(dynamics_reward(means[:, 0, 0]) / 0.01, 0)
     share = float((chosen.state[:, 0] - means[0, 0, 0]).abs().lt(1e-6).float().mean())
     with torch.no_grad():
         models.dynamics.net.body[0].bias[models.dynamics.elites[1], 0, 0] -= 0.05
@@ -119,7 +124,7 @@ def test_rollouts_end_where_the_record_ends_and_say_so(models: Models, log: Logg
 
 def test_a_rejected_transition_is_discarded_and_ends_its_rollout(models: Models, log: LoggedTransitions) -> None:
     world = WorldModel(models.dynamics, small_plant.spec())
-    chooser = make_filter(models, threshold=0.0)
+    chooser = make_filter(models, threshold=reward_of(0.0))
     # The valve shut, the level falls below 0, where the stand-in reward is below the threshold.
     rolled = roll_out(world, chooser, lambda o: torch.full_like(o[:, :1], -2.0), log, log.rows[:20], 30, generator())
     assert rolled.rejected == 20

@@ -1,0 +1,143 @@
+"""Whether a dynamics reward can be trusted: what it says of held-out transitions, far from the data, and by snapshot.
+
+Three things go wrong with adversarial rewards (measured: docs/studies.md): they end at D = 0.5 everywhere and rank
+nothing; they rise somewhere far from any data, where the filter's argmax finds it; or some snapshots contradict the
+others. Each is measured here on held-out data and named in a warning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from controlkit.models.discriminator import DiscriminatorEnsemble, mean_logit
+from controlkit.morec.distil import change_expected, moved
+from controlkit.objective import CommandLimits
+from controlkit.ranks import spearman
+from controlkit.replay import LoggedTransitions
+
+ROWS, DISPLACED = 512, 32
+# Decades of the displacements, in units of the innovation.
+SMALLEST, LARGEST = -0.5, 1.5
+# What counts as trouble.
+LEAST_RANK = 0.5
+LEAST_CONTRAST = 0.05
+MOST_RUNAWAY = 0.05
+LEAST_AGREEMENT = 0.5
+# A peak is runaway if it lies farther than this from what a linear prediction expects, in innovations, and more than
+# twice as high as anything nearer.
+NEAR, FAR = 20.0, 200.0
+
+
+@dataclass(frozen=True)
+class RewardHealth:
+    """What was measured.
+
+    Attributes:
+        rank: mean over held-out transitions of the rank correlation of r_D with minus the displacement of the outcome.
+        probability_real, probability_false: mean D of recorded and of displaced outcomes.
+        runaway_share: share of far (s, a) whose highest reward lies far beyond what the plant can do.
+        agreement: mean rank correlation of two snapshots on the same displaced outcomes.
+        collapsed: how many networks give all outcomes the same odds.
+        warnings: what to do about it, a line each; empty where all is well.
+        displacement, reward: (R, C) what `rank` was computed from, for the plot.
+        agreements: (K, K) rank correlation of each two snapshots.
+    """
+
+    rank: float
+    probability_real: float
+    probability_false: float
+    runaway_share: float
+    agreement: float
+    collapsed: int
+    warnings: tuple[str, ...]
+    displacement: Tensor
+    reward: Tensor
+    agreements: Tensor
+
+    def to_dict(self) -> dict[str, float | list[str]]:
+        """The figures and warnings, for JSON."""
+        names = ("rank", "probability_real", "probability_false", "runaway_share", "agreement", "collapsed")
+        return {name: getattr(self, name) for name in names} | {"warnings": list(self.warnings)}
+
+
+@torch.no_grad()
+def examine(
+    reward: DiscriminatorEnsemble, held_out: LoggedTransitions, limits: CommandLimits, generator: torch.Generator
+) -> RewardHealth:
+    """Examines the averaged snapshots on transitions that no stage was trained on."""
+    rows = held_out.sample(ROWS, generator)
+    observation, action = held_out.observe(rows), held_out.actions[rows]
+    change = reward.change_scaler(held_out.next_state(rows) - observation[:, reward.state_slots])  # (R, S)
+    size = torch.empty(DISPLACED, ROWS, 1, device=rows.device).uniform_(SMALLEST, LARGEST, generator=generator)
+    noise = torch.empty(DISPLACED, *change.shape, device=rows.device).normal_(generator=generator)
+    displacement = 10.0**size * noise  # (C, R, S)
+    logits = reward.logits(observation, action, change + reward.unit * displacement)  # (K, C, R)
+    genuine = reward.logits(observation, action, change)  # (K, R)
+    distance = displacement.norm(dim=-1).T  # (R, C)
+    scores = mean_logit(logits).T  # (R, C)
+    rank = float(spearman(scores, -distance).mean())
+    real, false = float(torch.sigmoid(genuine).mean()), float(torch.sigmoid(logits).mean())
+    of_each = logits.transpose(1, 2)  # (K, R, C)
+    agreements = spearman(of_each.unsqueeze(1), of_each.unsqueeze(0)).mean(dim=-1)  # (K, K)
+    pairs = agreements[~torch.eye(len(agreements), dtype=torch.bool, device=rows.device)]
+    agreement = float(pairs.mean()) if len(pairs) else 1.0
+    collapsed = int((logits.flatten(1).std(dim=1) < LEAST_CONTRAST).sum())
+    runaway = _runaway_share(reward, held_out, limits, generator)
+    warnings = _warnings(rank, real, false, runaway, agreement, collapsed, len(agreements))
+    belief = torch.sigmoid(logits).mean(dim=0)
+    return RewardHealth(
+        rank, real, false, runaway, agreement, collapsed, warnings, distance, -torch.log1p(-belief.T), agreements
+    )
+
+
+def _runaway_share(
+    reward: DiscriminatorEnsemble, log: LoggedTransitions, limits: CommandLimits, generator: torch.Generator
+) -> float:
+    rows = log.sample(ROWS, generator)
+    observation, action = moved(log, limits, log.observe(rows), log.actions[rows], generator)
+    centre = change_expected(reward, observation, action)
+    # Sizes evenly in decades, directions at random: what an argmax over wild candidates would be offered.
+    size = torch.logspace(-1.0, 2.3, 64, device=rows.device)  # (C,)
+    direction = torch.empty(64, *centre.shape, device=rows.device).normal_(generator=generator)
+    direction = direction / direction.norm(dim=-1, keepdim=True)
+    logits = mean_logit(
+        reward.logits(observation, action, centre + reward.unit * size[:, None, None] * direction)
+    )  # (C, R)
+    scores = torch.nn.functional.softplus(logits)  # r_D
+    beyond = scores[(size > NEAR) & (size <= FAR)].amax(dim=0)
+    return float((beyond > 2.0 * scores[size <= NEAR].amax(dim=0)).float().mean())
+
+
+def _warnings(
+    rank: float, real: float, false: float, runaway: float, agreement: float, collapsed: int, members: int
+) -> tuple[str, ...]:
+    found = []
+    if real - false < LEAST_CONTRAST:
+        found.append(
+            f"the dynamics reward tells recorded outcomes (D {real:.2f}) hardly from displaced ones (D {false:.2f}): "
+            "its generator has won. Use reward.method noise, or a higher reward.learning_rate"
+        )
+    if rank < LEAST_RANK:
+        found.append(
+            f"the dynamics reward does not rank held-out outcomes by how false they are (rank correlation {rank:.2f}, "
+            f"at least {LEAST_RANK} is wanted). Use reward.method noise, or switch the filter off"
+        )
+    if runaway > MOST_RUNAWAY:
+        found.append(
+            f"far from the data the dynamics reward prefers impossible outcomes in {runaway:.0%} of the cases "
+            "(runaway peaks). Raise reward.weight_decay or reward.noise_high"
+        )
+    if collapsed:
+        found.append(
+            f"{collapsed} of {members} networks of the dynamics reward give every outcome the same odds. "
+            "Lower reward.weight_decay, or raise reward.updates"
+        )
+    elif agreement < LEAST_AGREEMENT:
+        found.append(
+            f"the snapshots of the dynamics reward contradict each other (rank correlation {agreement:.2f}). "
+            "Lower reward.snapshot_share, or raise reward.updates"
+        )
+    return tuple(found)
