@@ -10,7 +10,6 @@ commands; 10 candidates, a distilled reward, an ensemble of 7 networks of 2 or 4
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -63,7 +62,7 @@ def run_suite(
         for name in names:
             if name not in known:
                 raise ControlkitError(f"unknown '{name}'", where=f"benchmark speed {option}", cure=nearest(name, known))
-    threads = min(2, os.cpu_count() or 1)
+    threads = min(2, torch.get_num_threads())  # OMP_NUM_THREADS=1 measures on one core
     torch.set_num_threads(threads)
     jobs: dict[str, Callable[[], list[dict[str, Any]]]] = {}
     if "sac" in tasks and set(methods) & {"controlkit", "d3rlpy"}:

@@ -22,7 +22,7 @@ ROLLOUT_PARTS = {
     "policy": ("actor.py", "sample"),
     "dynamics ensemble": ("ensemble.py", "forward"),
     "candidates": ("transition_filter.py", "candidates"),
-    "dynamics reward": ("discriminator.py", "forward"),
+    "dynamics reward": ("discriminator.py", "log_odds"),
     "penalties' figures": ("ensemble.py", "spread"),
     "reward and trips": ("objective.py", "reward"),
     "observations": ("dynamics.py", "next_observation"),

@@ -21,7 +21,7 @@ from controlkit.morec.fixed_rollout import Roller, make_roller
 from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.rollout import training_reward
 from controlkit.morec.transition_filter import TransitionFilter
-from controlkit.morec.update_blocks import UpdateBlocks
+from controlkit.morec.update_blocks import UpdateBlocks, sensible_threads
 from controlkit.objective import CommandLimits
 from controlkit.replay import LoggedTransitions, ModelTransitions
 
@@ -75,7 +75,14 @@ class Workload:
         self.ring = ModelTransitions(layout, rollout.keep * rollout.starts * rollout.length, config.device)
         real = round(policy.real_ratio * policy.batch_size)
         self.blocks = UpdateBlocks(
-            self.learner, self.log, self.ring, real, policy.batch_size, self.generator, graphs=config.cuda_graphs
+            self.learner,
+            self.log,
+            self.ring,
+            real,
+            policy.batch_size,
+            self.generator,
+            graphs=config.cuda_graphs,
+            threads=sensible_threads(policy, torch.get_num_threads()),
         )
         # Rollouts that no end of the record cuts short.
         self.starts = self.log.rows[self.log.remaining[self.log.rows] > rollout.length]

@@ -12,6 +12,7 @@ is a fixed sequence of kernels over fixed buffers, on any device, which a CUDA g
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -164,8 +165,8 @@ class PolicyLearner:
         now = Drawn(*(value[:count] for value in both))
 
         command = self.limits.apply(both.wish[count:], batch.next_observation)
-        value = self._targets.forward(scaler(torch.cat([batch.next_observation, command], dim=1))).amin(dim=0)
-        value = value.squeeze(1).sub_(alpha * both.log_density[count:])
+        value = self._targets.forward(scaler(torch.cat([batch.next_observation, command], dim=1)))
+        value = _lowest(value).squeeze(1).sub_(alpha * both.log_density[count:])
         reward = (batch.reward - self.reward_centre) / self.reward_spread
         target = reward + self.config.gamma * (1.0 - batch.terminated) * value
         if self.doubt is not None and batch.modelled:
@@ -192,7 +193,7 @@ class PolicyLearner:
         self._flat["targets"].weights.lerp_(self._flat["critics"].weights, self.config.tau)
         if isinstance(rates.average, Tensor) or rates.average:
             self._flat["averaged"].weights.lerp_(self._flat["actor"].weights, rates.average)
-        return PolicyLosses(error.square().mean(dim=1).sum(), actor_loss, alpha, entropy, mean_q)
+        return PolicyLosses(torch.dot(error.flatten(), error.flatten()) / count, actor_loss, alpha, entropy, mean_q)
 
     def _descend(self, drawn: Drawn, pulled: Tensor, price: Tensor, observation: Tensor) -> Tensor | float:
         """Writes the actor's gradient and returns the anchor's part of the loss.
@@ -269,6 +270,11 @@ class PolicyLearner:
             getattr(self, name).load_state_dict(content[name])
         self.log_alpha.copy_(content["log_alpha"])
         self.updates = content["updates"]
+
+
+def _lowest(values: Tensor) -> Tensor:
+    """The lowest critic's: (C, ...) -> (...). For a few critics several times faster than a reduction."""
+    return functools.reduce(torch.minimum, values.unbind())
 
 
 _NETWORKS = ("actor", "critics", "targets", "averaged")

@@ -31,7 +31,7 @@ from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.rollout import Rollouts, StartRows, training_reward
 from controlkit.morec.streams import stage_generator
 from controlkit.morec.transition_filter import TransitionFilter
-from controlkit.morec.update_blocks import UpdateBlocks
+from controlkit.morec.update_blocks import UpdateBlocks, sensible_threads
 from controlkit.objective import CommandLimits
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions, ModelTransitions
@@ -105,7 +105,16 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
         exogenous,
         graphs=config.cuda_graphs,
     )
-    blocks = UpdateBlocks(learner, log, ring, real, config.policy.batch_size, generator, graphs=config.cuda_graphs)
+    blocks = UpdateBlocks(
+        learner,
+        log,
+        ring,
+        real,
+        config.policy.batch_size,
+        generator,
+        graphs=config.cuda_graphs,
+        threads=sensible_threads(config.policy, config.threads),
+    )
     progress.start("policy", epochs)
     progress.advance(learner.updates // rollout.every)
     for _ in range(config.policy.warm_start if not learner.updates else 0):

@@ -11,12 +11,22 @@ from typing import Any, Protocol
 
 import torch
 
+from controlkit.config import PolicyConfig
 from controlkit.morec.graphs import Repeated
 from controlkit.morec.policy_update import PolicyLearner, PolicyLosses, Rates
 from controlkit.replay import Batch, LoggedTransitions, ModelTransitions
 
 # Updates in a block: enough that drawing its minibatches costs little, few enough that they stay in the cache.
 BLOCK = 25
+
+
+# Multiplications per layer and minibatch from which a second thread pays: less, and the threads wait for each other.
+WORTH_THREADS = 8_000_000
+
+
+def sensible_threads(policy: PolicyConfig, threads: int) -> int:
+    """How many of `threads` the updates of a policy's networks can use: one where the networks are small."""
+    return threads if policy.batch_size * max(policy.hidden, default=1) ** 2 >= WORTH_THREADS else 1
 
 
 class Learner(Protocol):
@@ -40,6 +50,7 @@ class UpdateBlocks:
         size: transitions in a minibatch.
         generator: draws the minibatches, and whatever an update draws.
         graphs: one CUDA graph per block of a `PolicyLearner`.
+        threads: of the processor, during the updates; as many as there are where it is `None`.
     """
 
     def __init__(
@@ -51,14 +62,23 @@ class UpdateBlocks:
         size: int,
         generator: torch.Generator,
         graphs: bool = False,
+        threads: int | None = None,
     ) -> None:
-        self.learner, self.log, self.ring = learner, log, ring
+        self.learner, self.log, self.ring, self.threads = learner, log, ring, threads
         self.real, self.size, self.generator = real, size, generator
         self.graphs = graphs and log.rows.is_cuda and isinstance(learner, PolicyLearner)
         self._recorded: dict[int, _RecordedBlock] = {}
 
     def run(self, count: int) -> Any:
         """Makes `count` updates; returns the last one's losses."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            return self._run(count)
+        finally:
+            torch.set_num_threads(before)
+
+    def _run(self, count: int) -> Any:
         losses: Any = None
         for begin in range(0, count, BLOCK):
             block = self._minibatches(min(BLOCK, count - begin))

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from controlkit.artifacts import Models, build_critics, build_models
-from controlkit.config import FilterConfig, RolloutConfig
+from controlkit.config import FilterConfig, PolicyConfig, RolloutConfig
+from controlkit.models.discriminator import dynamics_reward
 from controlkit.morec.dynamics import WorldModel, fit_dynamics
 from controlkit.morec.fixed_rollout import FixedRollout
 from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.rollout import Rollouts, roll_out
 from controlkit.morec.transition_filter import TransitionFilter
-from controlkit.morec.update_blocks import BLOCK, UpdateBlocks
+from controlkit.morec.update_blocks import BLOCK, UpdateBlocks, sensible_threads
 from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
 from controlkit.replay import Batch, LoggedTransitions, ModelTransitions
@@ -119,10 +120,30 @@ def test_a_resumed_learner_makes_the_same_updates(log: LoggedTransitions, models
     assert second.averages == whole.averages > 0
 
 
-class Level(torch.nn.Module):
-    """A dynamics reward that is the next level."""
+@pytest.mark.parametrize(("hidden", "threads"), [([256, 256], 3), ([64, 64], 1)])
+def test_small_networks_are_trained_on_one_thread(hidden: list[int], threads: int) -> None:
+    data, seen = LoggedTransitions(small_plant.dataset()), []
 
-    def forward(self, observation: torch.Tensor, action: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    class Counting(Recording):
+        def update(self, batch: Batch, generator: torch.Generator) -> int:
+            seen.append(torch.get_num_threads())
+            return super().update(batch, generator)
+
+    chosen = sensible_threads(PolicyConfig(hidden=tuple(hidden)), 3)
+    before = torch.get_num_threads()
+    UpdateBlocks(Counting(), data, ModelTransitions(data.layout, 5), 5, 12, generator(), threads=chosen).run(2)
+    assert seen == [threads, threads]
+    assert torch.get_num_threads() == before
+
+
+def reward_of(log_odds: float) -> float:
+    return float(dynamics_reward(torch.tensor(log_odds)))
+
+
+class Level(torch.nn.Module):
+    """A dynamics reward whose log odds are the next level."""
+
+    def log_odds(self, observation: torch.Tensor, action: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         return state[..., 0]
 
 
@@ -133,7 +154,7 @@ def test_a_fixed_rollout_gives_the_transitions_of_a_shrinking_one(
     plant = small_plant.spec(episodes={"terminated": [{"tag": "level", "above": 1.2}]})
     world = WorldModel(models.dynamics, plant)
     settings: dict[str, Any] = {"samples": 0, "ensemble_mean": not member_per_rollout}
-    chooser = TransitionFilter(models.dynamics, Level(), FilterConfig(**settings), -0.3)  # type: ignore[arg-type]
+    chooser = TransitionFilter(models.dynamics, Level(), FilterConfig(**settings), reward_of(-0.3))  # type: ignore[arg-type]
     rollout = RolloutConfig(starts=60, length=40, member_per_rollout=member_per_rollout)
     rows = log.rows[torch.randint(len(log.rows), (60,), generator=generator(1))]
 
