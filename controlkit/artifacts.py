@@ -26,7 +26,7 @@ import yaml
 import controlkit
 from controlkit.config import DynamicsConfig, DynamicsRewardConfig, RewardModelConfig, RunConfig
 from controlkit.dataset import Split, TransitionDataset
-from controlkit.errors import ArtifactError, ConfigError
+from controlkit.errors import ArtifactError, ConfigError, nearest
 from controlkit.files import read_json, write_bytes, write_json, write_text
 from controlkit.layout import Layout
 from controlkit.models.actor import Actor, BehaviourClone
@@ -167,6 +167,13 @@ def _known(layout: Layout) -> list[int]:
     return [i for i, tag in enumerate(layout.frame_tags) if tag not in layout.state_tags]
 
 
+def _require_plot_tags(config: RunConfig, layout: Layout) -> None:
+    known = (*layout.frame_tags, *layout.action_tags)
+    for tag in config.reward.plot_tags or ():
+        if tag not in known:
+            raise ConfigError(f"unknown tag '{tag}'", where="reward.plot_tags", cure=nearest(tag, known))
+
+
 def _last_commands(layout: Layout) -> list[int]:
     slots = layout.previous_command()
     for tag, slot in zip(layout.action_tags, slots, strict=True):
@@ -260,7 +267,9 @@ class RunFolder:
 
         Raises:
             ArtifactError: the folder holds a run, or something else.
+            ConfigError: the configuration names a tag that the plant does not have.
         """
+        _require_plot_tags(config, Layout.from_spec(data.spec))
         if path.exists() and any(path.iterdir()):
             if not (path / "run.json").is_file():
                 raise ArtifactError("exists and is no run folder", where=str(path), cure="Choose another --out.")

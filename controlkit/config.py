@@ -169,6 +169,19 @@ class DynamicsRewardConfig(Strict):
             raise ValueError(f"noise_low {self.noise_low} must be below noise_high {self.noise_high}")
         return self
 
+    @model_validator(mode="after")
+    def _room_for_snapshots(self) -> DynamicsRewardConfig:
+        if self.snapshots > self.updates * self.snapshot_share:
+            late = int(self.updates * self.snapshot_share)
+            raise ValueError(f"snapshots: {self.snapshots} do not fit into the last {late} updates (snapshot_share)")
+        return self
+
+    @model_validator(mode="after")
+    def _two_axes(self) -> DynamicsRewardConfig:
+        if self.plot_tags is not None and self.plot_tags[0] == self.plot_tags[1]:
+            raise ValueError(f"plot_tags: a map needs two tags, and both are '{self.plot_tags[0]}'")
+        return self
+
 
 class RewardModelConfig(Strict):
     """The reward's own network, for plants whose objective is `recorded`; unused elsewhere.

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# Products with the whole window are taken as long as there are at most so many of them, else with the current samples.
+# Products with the whole window are taken as long as there are at most so many of them, else with the current samples,
+# and none on plants where even those are more.
 MAX_PRODUCTS = 1024
 
 
@@ -28,6 +29,7 @@ class LinearPrediction(nn.Module):
 
     Attributes:
         products: P, products of the current known tags with the current state tags and the command.
+        weight: (F, S), F features; bias: (S,); spread: (S,) the scaled change that counts as one innovation.
     """
 
     weight: Tensor
@@ -39,10 +41,12 @@ class LinearPrediction(nn.Module):
 
     def __init__(self, inputs: int, known: Sequence[int], current: Sequence[int], outputs: int) -> None:
         super().__init__()
-        others = [i for i in range(inputs) if i not in set(known)]
-        factors = others if len(others) * len(known) <= MAX_PRODUCTS else list(current)
-        self.products = len(known) * len(current)
-        self.register_buffer("current", torch.as_tensor(list(current), dtype=torch.int64))
+        apart = set(known)
+        others = [i for i in range(inputs) if i not in apart]
+        chosen = list(current) if len(current) * len(known) <= MAX_PRODUCTS else []
+        factors = others if len(others) * len(known) <= MAX_PRODUCTS else chosen
+        self.products = len(known) * len(chosen)
+        self.register_buffer("current", torch.as_tensor(chosen, dtype=torch.int64))
         self.register_buffer("known", torch.as_tensor(list(known), dtype=torch.int64))
         self.register_buffer("factors", torch.as_tensor(factors, dtype=torch.int64))
         self.register_buffer("weight", torch.zeros(inputs + len(known) * len(factors), outputs))
@@ -50,7 +54,7 @@ class LinearPrediction(nn.Module):
         self.register_buffer("spread", torch.ones(outputs))
 
     def features(self, scaled: Tensor) -> Tensor:
-        """Scaled inputs and their products: (..., I) -> (..., F)."""
+        """Scaled inputs and their products, as a regression sees them: (..., I) -> (..., F)."""
         return torch.cat([scaled, self._products(scaled, self.factors)], dim=-1)
 
     def current_products(self, scaled: Tensor) -> Tensor:

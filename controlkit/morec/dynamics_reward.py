@@ -142,7 +142,8 @@ def _snapshot_updates(config: DynamicsRewardConfig) -> Sequence[int]:
     """The updates after which a snapshot is taken: evenly over the last share of training, the last one included."""
     first = config.updates * (1.0 - config.snapshot_share)
     span = config.updates - first
-    return [max(1, round(first + span * (i + 1) / config.snapshots)) for i in range(config.snapshots)]
+    # Rounded half up: of updates that are 1 apart no two become one, as they would by rounding to even.
+    return [int(first + span * (i + 1) / config.snapshots + 0.5) for i in range(config.snapshots)]
 
 
 def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, where: str) -> None:

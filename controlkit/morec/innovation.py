@@ -53,7 +53,8 @@ def fit_linear_prediction(target: DiscriminatorEnsemble, log: LoggedTransitions)
     require_finite(float(whole.sum() + moment.sum()), "linear prediction of the dynamics reward")
 
     def solved(gram: Tensor, right: Tensor, strength: float) -> Tensor:
-        shrink = strength * total * torch.eye(size, dtype=torch.float64, device=rows.device)
+        # The constant's own square counts the rows.
+        shrink = strength * gram[-1, -1] * torch.eye(size, dtype=torch.float64, device=rows.device)
         shrink[-1, -1] = 0.0  # the constant is not shrunk
         solution: Tensor = torch.linalg.solve(gram + shrink, right)
         return solution

@@ -100,11 +100,12 @@ class Generator:
         ).to(device)
         self.world = WorldModel(self.model, spec, device)
         self.log, self.clone, self.config = log, clone, config
-        parameters = [*self.model.parameters(), *self.value.parameters()]
-        self.optimiser = torch.optim.Adam(parameters, lr=config.generator_learning_rate)
+        self.parameters = [*self.model.parameters(), *self.value.parameters()]
+        self.optimiser = torch.optim.Adam(self.parameters, lr=config.generator_learning_rate)
         self.airl = judged_by_density(config)
         self.latest: tuple[Tensor, ...] = ()
-        self.memory = Reservoir(0 if self.airl else config.generator_memory)  # earlier ones had other densities
+        # Without it for `airl`: transitions of earlier generators had other densities.
+        self.memory = Reservoir(0 if self.airl else config.generator_memory)
         self.calls = 0
 
     def forge(
@@ -172,8 +173,9 @@ class Generator:
                 state = observation[:, self.model.state_slots] + self.model.change_scaler.invert(change)
                 frame = self.world.next_frame(state, self.log.frames[rows + 1])
                 following = self.world.next_observation(observation, action, frame)
-                alive = alive & (self.log.remaining[rows + 1] > 0)
+                # The state that the last step leads to is seen, too: it bootstraps the value of a truncated rollout.
                 observation = torch.where(alive.unsqueeze(1), following, observation)
+                alive = alive & (self.log.remaining[rows + 1] > 0)
                 rows = torch.where(alive, rows + 1, rows)
             with torch.no_grad():
                 action = self.world.limits.apply(self.clone.sample(observation, generator), observation)
@@ -203,17 +205,10 @@ class Generator:
             logits = judge.logits(observation[:-1].flatten(0, 1), action[:-1].flatten(0, 1), change.flatten(0, 1))
             reward = self._reward(judge, logits, experience.log_density.flatten()).reshape(steps, rollouts)
             value = self._value(observation.flatten(0, 1), action.flatten(0, 1)).reshape(steps + 1, rollouts)
-            advantage = torch.zeros_like(reward)
-            ahead = torch.zeros_like(reward[0])
-            for t in reversed(range(steps)):
-                # A rollout that the record ends is truncated: its last state, which stays in place, bootstraps.
-                surprise = reward[t] + config.generator_gamma * value[t + 1] - value[t]
-                ahead = surprise + config.generator_gamma * config.generator_lambda * ahead
-                ahead = torch.where(alive[t], ahead, 0.0)
-                advantage[t] = ahead
+            advantage = advantages(reward, value, alive, config.generator_gamma, config.generator_lambda)
             wish = (advantage + value[:-1])[alive]
             gain = advantage[alive]
-            gain = (gain - gain.mean()) / (gain.std() + 1e-6)
+            gain = (gain - gain.mean()) / (gain.std(correction=0) + 1e-6)
         seen, did, done = observation[:-1][alive], action[:-1][alive], change[alive]
         before = experience.log_density[alive]
         for _ in range(config.ppo_epochs):
@@ -227,11 +222,35 @@ class Generator:
                 self._descend(0.5 * error - improvement - config.generator_entropy * log_std.sum(dim=-1).mean())
 
     def _descend(self, loss: Tensor) -> None:
-        require_finite(float(loss.detach()), f"generator of the dynamics reward, rollout {self.calls}")
+        require_finite(float(loss.detach()), f"generator of the dynamics reward, update {self.calls + 1}")
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for group in self.optimiser.param_groups for p in group["params"]], 1.0)
+        # Named, or the pathwise gradient would be left in the judge, too.
+        loss.backward(inputs=self.parameters)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
+
+
+def advantages(reward: Tensor, value: Tensor, alive: Tensor, gamma: float, decay: float) -> Tensor:
+    """Generalised advantage estimates (arXiv 1506.02438, eq. 16) of rollouts that may be cut short.
+
+    Args:
+        reward: (H, N).
+        value: (H + 1, N) of the states before each step and after the last; a rollout that was cut short is truncated,
+            not terminated, so that the value of the state it stopped in counts.
+        alive: (H, N) whether the step was taken; once false, false to the end.
+        gamma: discount.
+        decay: lambda.
+
+    Returns:
+        (H, N), 0 where no step was taken.
+    """
+    found = torch.zeros_like(reward)
+    ahead = torch.zeros_like(reward[0])
+    for t in reversed(range(len(reward))):
+        surprise = reward[t] + gamma * value[t + 1] - value[t]
+        ahead = torch.where(alive[t], surprise + gamma * decay * ahead, 0.0)
+        found[t] = ahead
+    return found
 
 
 def judged_by_density(config: DynamicsRewardConfig) -> bool:
@@ -255,10 +274,13 @@ class Reservoir:
         count, device = len(rows[0]), rows[0].device
         number = self.seen + torch.arange(count, device=device)
         drawn = (torch.rand(count, generator=generator, device=device, dtype=torch.float64) * (number + 1)).long()
-        at = torch.where(number < self.capacity, number, drawn)
-        kept = at < self.capacity
+        at = torch.where(number < self.capacity, number, drawn).clamp(max=self.capacity)  # a place more, for the rest
+        # Of several rows that drew one place the last stays, as if they had come one by one; the same in every tensor.
+        order = torch.arange(count, device=device)
+        last = order.new_full((self.capacity + 1,), -1).scatter_reduce_(0, at, order, "amax")[:-1]  # (capacity,)
         for held, new in zip(self.held, rows, strict=True):
-            held[at[kept]] = new[kept]
+            taken = (last >= 0).reshape(-1, *[1] * (new.dim() - 1))
+            held.copy_(torch.where(taken, new[last.clamp(min=0)], held))
         self.seen += count
         self.size = min(self.seen, self.capacity)
 

@@ -40,7 +40,6 @@ def learn_world(
 
     Raises:
         TrainingError: a loss is no number.
-        ConfigError: the health check's map was asked for a tag that the plant does not have.
     """
     config, limits = folder.config, CommandLimits(folder.spec)
     for warning in training_warnings(log, folder.spec, config):
@@ -63,11 +62,12 @@ def learn_world(
         models.reward, log, models.behaviour, folder.spec, config.reward, generator, progress
     )
     models, found = _distilled(models, log, limits, config, progress)
+    models = replace(models, threshold=_threshold(models, held_out, config, progress), residuals=fit.residuals)
     _examine(models, held_out, limits, folder, found, progress)
     if models.regressor is not None:
         settings, generator = regressor_config(config.dynamics), stage_generator(config, "regressor")
         fit_dynamics(models.regressor, log, settings, config.scaling, limits, generator, progress)
-    return replace(models, threshold=_threshold(models, held_out, config, progress), residuals=fit.residuals)
+    return models
 
 
 def _distilled(
@@ -105,7 +105,8 @@ def _examine(
     if distilled is not None:
         content["distilled"] = {"used": distilled.faithful} | vars(distilled)
     write_json(folder.path / HEALTH / "health.json", content)
-    plot_health(folder.path / HEALTH, health, models.judge, held_out, config.reward.plot_tags)
+    threshold = float(models.threshold)
+    plot_health(folder.path / HEALTH, health, models.judge, held_out, folder.spec, config.reward, threshold)
 
 
 def _fit_recorded_reward(
@@ -123,7 +124,10 @@ def _fit_recorded_reward(
 
 def _threshold(models: Models, held_out: LoggedTransitions, config: RunConfig, progress: Progress) -> torch.Tensor:
     """The threshold that the configuration asks for; what is off is said aloud."""
-    wish = config.filter.threshold
+    wish, choose = config.filter.threshold, config.filter.choose
+    if config.filter.enabled and choose in ("medoid", "regressor"):
+        progress.message(f"The threshold is off in this run: filter.choose {choose} knows no dynamics reward.")
+        return torch.tensor(-torch.inf)
     if not config.filter.enabled or wish == "off":
         progress.message(f"The {'filter' if not config.filter.enabled else 'threshold'} is off in this run.")
         return torch.tensor(-torch.inf)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from controlkit.models.discriminator import DiscriminatorEnsemble, mean_logit
-from controlkit.morec.distil import change_expected, moved
+from controlkit.models.discriminator import DiscriminatorEnsemble, dynamics_reward, mean_logit
+from controlkit.morec.distil import Questions, change_expected
 from controlkit.objective import CommandLimits
-from controlkit.ranks import spearman
+from controlkit.ranks import agreement_matrix, spearman
 from controlkit.replay import LoggedTransitions
 
 ROWS, DISPLACED = 512, 32
@@ -43,6 +43,7 @@ class RewardHealth:
         collapsed: how many networks give all outcomes the same odds.
         warnings: what to do about it, a line each; empty where all is well.
         displacement, reward: (R, C) what `rank` was computed from, for the plot.
+        recorded: (R,) r_D of the outcomes as they were recorded.
         agreements: (K, K) rank correlation of each two snapshots.
     """
 
@@ -55,6 +56,7 @@ class RewardHealth:
     warnings: tuple[str, ...]
     displacement: Tensor
     reward: Tensor
+    recorded: Tensor
     agreements: Tensor
 
     def to_dict(self) -> dict[str, float | list[str]]:
@@ -67,7 +69,14 @@ class RewardHealth:
 def examine(
     reward: DiscriminatorEnsemble, held_out: LoggedTransitions, limits: CommandLimits, generator: torch.Generator
 ) -> RewardHealth:
-    """Examines the averaged snapshots on transitions that no stage was trained on."""
+    """Examines the averaged snapshots.
+
+    Args:
+        reward: trained, with its scalers.
+        held_out: transitions that no stage was trained on.
+        limits: of the commands.
+        generator: draws rows and displacements.
+    """
     rows = held_out.sample(ROWS, generator)
     observation, action = held_out.observe(rows), held_out.actions[rows]
     change = reward.change_scaler(held_out.next_state(rows) - observation[:, reward.state_slots])  # (R, S)
@@ -80,28 +89,26 @@ def examine(
     scores = mean_logit(logits).T  # (R, C)
     rank = float(spearman(scores, -distance).mean())
     real, false = float(torch.sigmoid(genuine).mean()), float(torch.sigmoid(logits).mean())
-    of_each = logits.transpose(1, 2)  # (K, R, C)
-    agreements = spearman(of_each.unsqueeze(1), of_each.unsqueeze(0)).mean(dim=-1)  # (K, K)
+    agreements = agreement_matrix(logits.transpose(1, 2))  # (K, K)
     pairs = agreements[~torch.eye(len(agreements), dtype=torch.bool, device=rows.device)]
     agreement = float(pairs.mean()) if len(pairs) else 1.0
     collapsed = int((logits.flatten(1).std(dim=1) < LEAST_CONTRAST).sum())
     runaway = _runaway_share(reward, held_out, limits, generator)
     warnings = _warnings(rank, real, false, runaway, agreement, collapsed, len(agreements))
-    belief = torch.sigmoid(logits).mean(dim=0)
+    recorded, displaced = dynamics_reward(mean_logit(genuine)), dynamics_reward(scores)
     return RewardHealth(
-        rank, real, false, runaway, agreement, collapsed, warnings, distance, -torch.log1p(-belief.T), agreements
+        rank, real, false, runaway, agreement, collapsed, warnings, distance, displaced, recorded, agreements
     )
 
 
 def _runaway_share(
     reward: DiscriminatorEnsemble, log: LoggedTransitions, limits: CommandLimits, generator: torch.Generator
 ) -> float:
-    rows = log.sample(ROWS, generator)
-    observation, action = moved(log, limits, log.observe(rows), log.actions[rows], generator)
+    observation, action = Questions(reward, log, limits).situations(ROWS, True, generator)
     centre = change_expected(reward, observation, action)
     # Sizes evenly in decades, directions at random: what an argmax over wild candidates would be offered.
-    size = torch.logspace(-1.0, 2.3, 64, device=rows.device)  # (C,)
-    direction = torch.empty(64, *centre.shape, device=rows.device).normal_(generator=generator)
+    size = torch.logspace(-1.0, 2.3, 64, device=centre.device)  # (C,)
+    direction = torch.empty(64, *centre.shape, device=centre.device).normal_(generator=generator)
     direction = direction / direction.norm(dim=-1, keepdim=True)
     logits = mean_logit(
         reward.logits(observation, action, centre + reward.unit * size[:, None, None] * direction)
@@ -117,8 +124,8 @@ def _warnings(
     found = []
     if real - false < LEAST_CONTRAST:
         found.append(
-            f"the dynamics reward tells recorded outcomes (D {real:.2f}) hardly from displaced ones (D {false:.2f}): "
-            "its generator has won. Use reward.method noise, or a higher reward.learning_rate"
+            f"the dynamics reward hardly tells recorded outcomes (D {real:.2f}) from displaced ones (D {false:.2f}), "
+            "as where a generator has won. Use reward.method noise or reward.form airl, or raise reward.learning_rate"
         )
     if rank < LEAST_RANK:
         found.append(
