@@ -39,6 +39,7 @@ METHODS: Mapping[str, Overrides] = MappingProxyType(
         "morec": {},
         # stage 1 of MOREC
         "irl": {"reward.method": "irl"},
+        "irl-gail": {"reward.method": "irl", "reward.form": "gail"},
         "noise": {"reward.method": "noise"},
         "mixed": {"reward.method": "mixed"},
         # stage 2 of MOREC with the penalties of its paper

@@ -40,7 +40,7 @@ from envs.tasks import get_task
 SUITE = "neorl2"
 TASKS = {"DMSD": "dmsd"}
 # Every one a row with the formula and a row without.
-METHODS = ("mopo", "mean", "medoid", "irl", "noise", "mixed")
+METHODS = ("mopo", "mean", "medoid", "irl", "irl-gail", "noise", "mixed")
 REWARDS = {"formula": "formula", "rewards": "rewards only"}
 EPISODES = 100
 # Episodes that nothing else uses.
