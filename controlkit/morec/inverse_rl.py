@@ -7,7 +7,7 @@ states that its own errors lead to, and so shows the discriminator what a wrong 
 Two ways to train it:
 
 - `ppo`, the paper's: proximal policy optimisation (arXiv 1707.06347) with generalised advantages (arXiv 1506.02438).
-  Nothing is differentiated through the discriminator or the rollout.
+  Nothing is differentiated through the discriminator or the rollout. The value knows how many steps are left.
 - `pathwise`, a variant: the gradient of the reward through the discriminator and the reparametrised rollout. It has
   less noise, but follows any slope of the discriminator, also where that was never trained.
 
@@ -47,17 +47,23 @@ class Experience(NamedTuple):
     """H steps of N rollouts of the generator, in time order.
 
     Attributes:
-        observation (H + 1, N, O) and action (H + 1, N, m): what the generator saw, the state after the last step too.
+        observation (H, N, O) and action (H, N, m): what the generator saw.
         change: (H, N, S) scaled, what it did.
         log_density: (H, N) of that, when it was done.
-        alive: (H, N) whether the step was taken: a rollout ends where the record of the exogenous tags does.
+        left: (H, N) steps that the rollout had left, this one included; 0 where it had ended before, which it does
+            where the record of the exogenous tags does.
     """
 
     observation: Tensor
     action: Tensor
     change: Tensor
     log_density: Tensor
-    alive: Tensor
+    left: Tensor
+
+    @property
+    def alive(self) -> Tensor:
+        """(H, N) whether the step was taken."""
+        return self.left > 0
 
 
 class Generator:
@@ -94,7 +100,7 @@ class Generator:
         ).to(device)
         self.model.input_scaler.load_state_dict(judge.input_scaler.state_dict())
         self.model.change_scaler.load_state_dict(judge.change_scaler.state_dict())
-        inputs = layout.size + len(layout.action_tags)
+        inputs = layout.size + len(layout.action_tags) + 1  # and the steps left
         self.value = BatchedMLP(
             1, inputs, config.generator_hidden, 1, act=config.activation, generator=initial, skip=False
         ).to(device)
@@ -129,7 +135,7 @@ class Generator:
                 experience = self._roll(rows, generator, differentiable=True)
                 self._pathwise(judge, experience)
             alive = experience.alive
-            seen = (experience.observation[:-1], experience.action[:-1], experience.change)
+            seen = (experience.observation, experience.action, experience.change)
             self.latest = tuple(x[alive].detach() for x in seen)
             self.memory.extend(self.latest, generator)
         self.calls += 1
@@ -161,7 +167,7 @@ class Generator:
     def _roll(self, rows: Tensor, generator: torch.Generator, *, differentiable: bool = False) -> Experience:
         """A rollout along the recorded exogenous tags: (N,) rows."""
         with torch.set_grad_enabled(differentiable):
-            observation, alive = self.log.observe(rows), torch.ones_like(rows, dtype=torch.bool)
+            observation, left = self.log.observe(rows), self.log.remaining[rows].clamp(max=self.config.generator_steps)
             steps: list[tuple[Tensor, ...]] = []
             for _ in range(self.config.generator_steps):
                 with torch.no_grad():
@@ -169,48 +175,41 @@ class Generator:
                 mean, log_std = self._policy(observation, action)
                 noise = torch.empty_like(mean).normal_(generator=generator)
                 change = mean + log_std.exp() * noise
-                steps.append((observation, action, change, _log_density(change, mean, log_std), alive))
+                steps.append((observation, action, change, _log_density(change, mean, log_std), left))
                 state = observation[:, self.model.state_slots] + self.model.change_scaler.invert(change)
                 frame = self.world.next_frame(state, self.log.frames[rows + 1])
                 following = self.world.next_observation(observation, action, frame)
-                # The state that the last step leads to is seen, too: it bootstraps the value of a truncated rollout.
+                left = (left - 1).clamp(min=0)
+                alive = left > 0
                 observation = torch.where(alive.unsqueeze(1), following, observation)
-                alive = alive & (self.log.remaining[rows + 1] > 0)
                 rows = torch.where(alive, rows + 1, rows)
-            with torch.no_grad():
-                action = self.world.limits.apply(self.clone.sample(observation, generator), observation)
-        columns = [torch.stack(parts) for parts in zip(*steps, strict=True)]
-        seen = torch.cat([columns[0], observation.unsqueeze(0)])
-        return Experience(seen, torch.cat([columns[1], action.unsqueeze(0)]), *columns[2:])
+        return Experience(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
 
     def _policy(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.model.scaled_change(observation, action)
         return mean[0], log_std[0]
 
-    def _value(self, observation: Tensor, action: Tensor) -> Tensor:
+    def _value(self, observation: Tensor, action: Tensor, left: Tensor) -> Tensor:
+        """Of (B, O), (B, m) with (B,) steps left: (B,)."""
         x = self.model.input_scaler(torch.cat([observation, action], dim=-1))
+        x = torch.cat([x, left.unsqueeze(-1) / self.config.generator_steps], dim=-1)
         value: Tensor = self.value(x.unsqueeze(0))[0, :, 0]
         return value
 
     def _pathwise(self, judge: DiscriminatorEnsemble, experience: Experience) -> None:
-        seen, did = experience.observation[:-1], experience.action[:-1]
-        logits = judge.logits(*(x[experience.alive] for x in (seen, did, experience.change)))
-        self._descend(-self._reward(judge, logits, experience.log_density[experience.alive]).mean())
+        observation, action, change, log_density = (x[experience.alive] for x in experience[:4])
+        self._descend(-self._reward(judge, judge.logits(observation, action, change), log_density).mean())
 
     def _proximal(self, judge: DiscriminatorEnsemble, experience: Experience, generator: torch.Generator) -> None:
         config, alive = self.config, experience.alive
-        steps, rollouts = alive.shape
-        observation, action, change = experience.observation, experience.action, experience.change
         with torch.no_grad():
-            logits = judge.logits(observation[:-1].flatten(0, 1), action[:-1].flatten(0, 1), change.flatten(0, 1))
-            reward = self._reward(judge, logits, experience.log_density.flatten()).reshape(steps, rollouts)
-            value = self._value(observation.flatten(0, 1), action.flatten(0, 1)).reshape(steps + 1, rollouts)
+            observation, action, change, log_density, left = (x.flatten(0, 1) for x in experience)
+            reward = self._reward(judge, judge.logits(observation, action, change), log_density).reshape(alive.shape)
+            value = self._value(observation, action, left).reshape(alive.shape)
             advantage = advantages(reward, value, alive, config.generator_gamma, config.generator_lambda)
-            wish = (advantage + value[:-1])[alive]
-            gain = advantage[alive]
+            wish, gain = (advantage + value)[alive], advantage[alive]
             gain = (gain - gain.mean()) / (gain.std(correction=0) + 1e-6)
-        seen, did, done = observation[:-1][alive], action[:-1][alive], change[alive]
-        before = experience.log_density[alive]
+        seen, did, done, before, left = (x[alive] for x in experience)
         for _ in range(config.ppo_epochs):
             order = torch.randperm(len(gain), generator=generator, device=gain.device)
             for part in order.split(MINIBATCH):
@@ -218,7 +217,7 @@ class Generator:
                 ratio = (_log_density(done[part], mean, log_std) - before[part]).exp()
                 bounded = ratio.clamp(1.0 - config.ppo_clip, 1.0 + config.ppo_clip)
                 improvement = torch.minimum(ratio * gain[part], bounded * gain[part]).mean()
-                error = (self._value(seen[part], did[part]) - wish[part]).square().mean()
+                error = (self._value(seen[part], did[part], left[part]) - wish[part]).square().mean()
                 self._descend(0.5 * error - improvement - config.generator_entropy * log_std.sum(dim=-1).mean())
 
     def _descend(self, loss: Tensor) -> None:
@@ -231,12 +230,14 @@ class Generator:
 
 
 def advantages(reward: Tensor, value: Tensor, alive: Tensor, gamma: float, decay: float) -> Tensor:
-    """Generalised advantage estimates (arXiv 1506.02438, eq. 16) of rollouts that may be cut short.
+    """Generalised advantage estimates (arXiv 1506.02438, eq. 16) of what rollouts of finite length are paid.
+
+    Nothing follows the last step, and no value is assumed there: a generator would look for states whose value is
+    overrated, which no reward ever corrects where every rollout ends.
 
     Args:
         reward: (H, N).
-        value: (H + 1, N) of the states before each step and after the last; a rollout that was cut short is truncated,
-            not terminated, so that the value of the state it stopped in counts.
+        value: (H, N) before each step.
         alive: (H, N) whether the step was taken; once false, false to the end.
         gamma: discount.
         decay: lambda.
@@ -245,11 +246,12 @@ def advantages(reward: Tensor, value: Tensor, alive: Tensor, gamma: float, decay
         (H, N), 0 where no step was taken.
     """
     found = torch.zeros_like(reward)
-    ahead = torch.zeros_like(reward[0])
+    value = torch.where(alive, value, 0.0)
+    ahead = following = torch.zeros_like(reward[0])
     for t in reversed(range(len(reward))):
-        surprise = reward[t] + gamma * value[t + 1] - value[t]
+        surprise = reward[t] + gamma * following - value[t]
         ahead = torch.where(alive[t], surprise + gamma * decay * ahead, 0.0)
-        found[t] = ahead
+        found[t], following = ahead, value[t]
     return found
 
 
