@@ -239,6 +239,20 @@ def benchmark(
         print(run_suite(suite, out, seeds, progress, **chosen))
 
 
+@app.command(epilog="Example: controlkit study ablation --seeds 3 --out docs/results/studies/ablation")
+def study(
+    name: Annotated[str, typer.Argument(help="Name of the study: ablation, cost, history, ood, sensitivity.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, table and plots.", show_default=False)],
+    seeds: Annotated[int, typer.Option(min=1, help="Logs, or training runs per setting.")] = 3,
+) -> None:
+    """Rerun an analysis of the method: CSV, JSON, a table and plots; an interrupted one goes on where it was."""
+    from controlkit.progress import progress_bar
+    from controlkit.studies import run_study
+
+    with progress_bar() as progress:
+        print(run_study(name, out, seeds, progress))
+
+
 def _detect(files: list[Path], out: Path | None) -> None:
     from controlkit.files import write_text
     from controlkit.ingest.flat_draft import draft_plant, plant_name

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -60,7 +61,15 @@ METRICS = {"one_step": "one_step_rmse", "one_step_open": "one_step_rmse_open", "
 SCORE_SEED = 900_000
 SETTINGS: Mapping[str, Any] = {
     "threads": 1,
-    "dynamics": {"members": 5, "elites": 3, "hidden": [64, 64], "max_epochs": 20},
+    "dynamics": {
+        "members": 5,
+        "elites": 3,
+        "hidden": [64, 64],
+        "learning_rate": 2e-3,
+        "max_epochs": 60,
+        # A hidden door is in few rows: long is nothing gained, and then much.
+        "patience": 15,
+    },
     "reward": {"networks": 1, "snapshots": 1, "behaviour_updates": 500, "distil": False},
     "filter": {"enabled": False, "samples": 0, "member_means": False, "ensemble_mean": True},
     "rollout": {
@@ -98,7 +107,7 @@ class Budget:
         settings: further fields of the configuration, by section.
     """
 
-    rows: int = 10_000
+    rows: int = 20_000
     judged: int = 20
     judged_steps: int = 500
     rollout: int = 50
@@ -121,7 +130,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Job:
-    """One world model and the policies in it; `part` is the file for its figures."""
+    """One world model and the policies in it; `part` is the file for its figures, `commit` that of the code."""
 
     door: Door
     history: int
@@ -129,6 +138,7 @@ class Job:
     seed: int
     budget: Budget
     part: Path
+    commit: str = ""
 
     @property
     def key(self) -> dict[str, Any]:
@@ -140,7 +150,7 @@ class Job:
             "seed": self.seed,
             "budget": asdict(self.budget),
             "config": self.budget.config(self.architecture, self.seed).to_dict(),
-            "commit": commit(),
+            "commit": self.commit,
         }
 
 
@@ -163,7 +173,7 @@ def run_study(
         progress: is told of each run.
         tasks: `seen`, `hidden` (the door); both where none is named.
         methods: world models, `window` and `observer`; both where none is named.
-        workers: processes; as many as there are processors where not given.
+        workers: processes; as many as there are processors where not given. One is this process.
         histories: how many earlier samples, `WARM_UP` at most.
         budget: what a run may cost.
 
@@ -179,9 +189,9 @@ def run_study(
                 raise ControlkitError(f"unknown '{name}'", where=f"study {SUITE} --{option}", cure=nearest(name, known))
     if not all(0 <= history <= WARM_UP for history in histories):
         raise ControlkitError(f"a history beyond 0 .. {WARM_UP}", where=f"study {SUITE}", cure="Ask for less.")
-    began, budget = time.monotonic(), budget or Budget()
+    began, budget, code = time.monotonic(), budget or Budget(), commit()
     jobs = [
-        Job(door, history, architecture, seed, budget, out / "parts" / f"{door}-{architecture}-{history}-{seed}.json")
+        Job(door, history, architecture, seed, budget, part_of(out, door, architecture, history, seed), code)
         for history in sorted(histories, reverse=True)  # the longest runs first, so that none is left alone at the end
         for door in DOORS
         if not tasks or door in tasks
@@ -190,8 +200,13 @@ def run_study(
     ]
     progress.start("runs", len(jobs))
     parts: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(jobs)), mp_context=get_context("spawn")) as pool:
-        for job, part in zip(jobs, pool.map(run_job, jobs), strict=True):
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    with ExitStack() as stack:
+        found: Iterable[dict[str, Any]] = map(run_job, jobs)  # one worker is this process
+        if count > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(count, mp_context=get_context("spawn")))
+            found = pool.map(run_job, jobs)
+        for job, part in zip(jobs, found, strict=True):
             parts.append(part)
             progress.advance(note=f"door {job.door}, {job.architecture}, history {job.history}")
     parts.sort(key=lambda part: (DOORS.index(part["door"]), part["architecture"], part["history"], part["seed"]))
@@ -203,6 +218,11 @@ def run_study(
     table = table_of(records, budget.rollout) + f"\n{machine()}; commit {commit()}.\n"
     write_text(out / "table.md", table)
     return table
+
+
+def part_of(out: Path, door: str, architecture: str, history: int, seed: int) -> Path:
+    """The file for a run's figures."""
+    return out / "parts" / f"{door}-{architecture}-{history}-{seed}.json"
 
 
 def run_job(job: Job) -> dict[str, Any]:

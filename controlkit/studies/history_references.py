@@ -7,7 +7,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from envs.refrigerator import DEFAULT_PARAMS, TEMPERATURE, Door, VectorRefrigerator, power_to_reach
+from envs.refrigerator import (
+    DEFAULT_PARAMS,
+    TEMPERATURE,
+    Door,
+    VectorRefrigerator,
+    leak,
+    next_temperature,
+    power_to_reach,
+)
 from envs.simulation import Controller, Floats
 from envs.tasks import get_task
 
@@ -43,6 +51,42 @@ class ProportionalIntegral:
         return power[:, None]
 
 
+class DoorGuess:
+    """Deadbeat on a Kalman filter that takes the door to be as the last step betrayed it.
+
+    Of the two temperatures that the last command could have led to, with the door shut and open, the nearer one to the
+    measurement tells which it was; it is expected to stay so. Knows the plant's constants and its sensor's noise.
+
+    Args:
+        noise: standard deviation of the sensor, kelvin.
+    """
+
+    def __init__(self, noise: float = 0.1) -> None:
+        self._noise = noise
+        self.reset(1)
+
+    def reset(self, batch: int) -> None:
+        """Knows nothing: the first measurement becomes the estimate, the door is shut."""
+        self._power: Floats | None = None  # (B,)
+        self._door = np.zeros(batch)  # (B,)
+
+    def act(self, measurement: Floats) -> Floats:
+        """(B, n) -> (B, 1)."""
+        seen = measurement[:, TEMPERATURE]
+        if self._power is None:
+            self._estimate, self._variance = seen.copy(), np.full(len(seen), self._noise**2)
+        else:
+            expected = np.stack([next_temperature(self._estimate, self._power, np.full(len(seen), d)) for d in (0, 1)])
+            self._door = np.abs(expected - seen).argmin(axis=0).astype(float)
+            before = (1.0 - leak(self._door)) ** 2 * self._variance
+            trust = before / (before + self._noise**2)
+            along = np.take_along_axis(expected, self._door[None].astype(int), axis=0)[0]
+            self._estimate, self._variance = along + trust * (seen - along), (1.0 - trust) * before
+        wish = power_to_reach(DEFAULT_PARAMS.target_c, self._estimate, self._door)
+        self._power = np.clip(wish, DEFAULT_PARAMS.power_low, DEFAULT_PARAMS.power_high)
+        return self._power[:, None]
+
+
 @lru_cache(maxsize=2)
 def best_gains(integral: bool) -> tuple[float, float]:
     """The gains of the best `ProportionalIntegral` (or proportional) law: those of a grid with the smallest mean
@@ -68,4 +112,5 @@ def reference_controllers(door: Door) -> dict[str, Controller]:
     if door == "hidden":
         found["best proportional"] = ProportionalIntegral(*best_gains(False))
         found["best PI"] = ProportionalIntegral(*best_gains(True))
+        found["Kalman, door guessed"] = DoorGuess()
     return found
