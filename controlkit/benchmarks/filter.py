@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def run_suite(
         progress: is told of each run.
         tasks: kinds of noise.
         methods: rows of the table.
-        workers: processes; as many as there are cores where none is given.
+        workers: processes; as many as there are cores where none is given. One works here, on one thread.
         first_log: seed of the first log. Settings are chosen on logs from 100 on.
 
     Returns:
@@ -107,8 +108,12 @@ def run_suite(
     progress.start("logs and seeds", len(jobs))
     parts: list[dict[str, Any]] = []
     count = min(workers or os.cpu_count() or 1, len(jobs))
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        for part in pool.map(run_one, jobs):
+    with ExitStack() as stack:
+        done: Iterable[dict[str, Any]] = map(run_one, jobs)
+        if count > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(count, mp_context=get_context("spawn")))
+            done = pool.map(run_one, jobs)
+        for part in done:
             parts.append(part)
             progress.advance(note=f"{part['noise']} log {part['log']} seed {part['seed']}")
     records = _records(parts, seeds)
@@ -196,7 +201,7 @@ def _method(
             rewards[name] = fit_reward(log, seed, REWARDS[name])
         reward: Any = rewards[name].reward
         if method == "distilled":
-            settings, reward = RunConfig().reward, rewards[name].distilled
+            settings, reward = RunConfig.from_dict({"reward": dict(REWARDS[name])}).reward, rewards[name].distilled
             generator = torch.Generator().manual_seed(seed)
             limits = CommandLimits(plain_spec())
             distil(reward, rewards[name].reward, log, limits, settings.distil_updates, generator, Silent())
