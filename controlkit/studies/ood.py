@@ -150,7 +150,7 @@ def _config(job: Job, reward: Mapping[str, object]) -> RunConfig:
     content: dict[str, dict[str, object]] = {"dynamics": dict(DYNAMICS), "reward": {"distil": False, **reward}}
     for name, value in job.settings["settings"].items():
         section, field = name.split(".")
-        content[section][field] = value
+        content.setdefault(section, {})[field] = value
     return RunConfig.from_dict({**content, "seed": job.seed})
 
 
