@@ -16,7 +16,7 @@ from controlkit.baselines.settings import METHODS
 from controlkit.errors import ControlkitError, nearest
 from controlkit.progress import Progress
 from controlkit.studies.jobs import Figure, run_jobs
-from controlkit.studies.outcome import Column, Outcome, bars, method_table, new_plot
+from controlkit.studies.outcome import Column, Outcome, dots, method_table, new_plot
 from controlkit.studies.variants import NOISE, Overrides, Variant, reference_costs, run_variants, variant_jobs
 
 if TYPE_CHECKING:
@@ -128,13 +128,22 @@ def _table(outcome: Outcome, names: Sequence[str], references: Mapping[str, floa
 
 
 def _plot(outcome: Outcome, names: Sequence[str], references: Mapping[str, float]) -> Plot:
-    plot, axes = new_plot(4, size=(3.6, 1.2 + 0.24 * len(names)))
-    bars(axes[0], outcome, TASK, names, "argmax_error_in", "error of the pick, in data\n(1: ensemble mean)", 1.0)
-    bars(axes[1], outcome, TASK, names, "argmax_error_out", "far outside\n(1: ensemble mean)", 1.0)
-    bars(axes[2], outcome, TASK, names, "rollout_mae_pid", "rollout MAE of the unseen PID, K")
+    plot, axes = new_plot(4, size=(3.6, 1.4 + 0.24 * len(names)))
+    dots(
+        axes[0],
+        outcome,
+        TASK,
+        names,
+        "argmax_error_in",
+        "error of the pick, in data\n(1: ensemble mean)",
+        reference=1.0,
+        log=True,
+    )
+    dots(axes[1], outcome, TASK, names, "argmax_error_out", "far outside\n(1: ensemble mean)", reference=1.0, log=True)
+    dots(axes[2], outcome, TASK, names, "rollout_mae_pid", "rollout MAE of the unseen PID, K\n", log=True)
     deadbeat = references["raw_deadbeat"]
-    bars(axes[3], outcome, TASK, names, "closed_loop_mae", "closed loop |T + 2|, K\n(line: deadbeat)", deadbeat)
+    title = "closed loop |T + 2|, K\n(line: deadbeat on the true plant)"
+    dots(axes[3], outcome, TASK, names, "closed_loop_mae", title, reference=deadbeat, log=True)
     for one in axes[1:]:
         one.set_yticklabels([])
-    axes[3].set_xscale("log")
     return plot

@@ -283,10 +283,11 @@ def _plot(outcome: Outcome, plant: str) -> Plot:
         ("rejected_true", tuple(JUDGES), "true transitions rejected"),
     )
     for one, (metric, methods, title) in zip(axes, wanted, strict=True):
-        lines(one, outcome, list(tasks), list(tasks.values()), methods, metric)
+        lines(one, outcome, list(tasks), list(tasks.values()), methods, metric, colours=METHODS)
         one.set(title=title, xlabel="distance from the data (Mahalanobis)")
         one.title.set_fontsize(10)
-    axes[2].set_yscale("log")
-    axes[0].legend(frameon=False, fontsize=8)
+    for one in (axes[0], axes[2]):
+        one.set_yscale("log")
+    axes[2].legend(frameon=False, fontsize=8)
     plot.suptitle(plant.capitalize())
     return plot

@@ -149,33 +149,53 @@ def new_plot(panels: int, *, size: tuple[float, float] = (4.6, 3.8)) -> tuple[Pl
     return plot, axes
 
 
-def bars(
+def dots(
     axes: Any,
     outcome: Outcome,
     task: str,
     methods: Sequence[str],
     metric: str,
     title: str,
-    best: float | None = None,
+    *,
+    reference: float | None = None,
+    log: bool = False,
 ) -> None:
-    """Horizontal bars of a metric, one per method, the first at the top; `best` draws a line to compare with."""
-    shown = [(method, mean) for method in methods if (mean := outcome.mean(task, method, metric)) is not None]
-    at = np.arange(len(shown))
-    axes.barh(at, [mean.value for _, mean in shown], xerr=[mean.stderr for _, mean in shown], height=0.7, alpha=0.8)
-    axes.set_yticks(at, [method for method, _ in shown])
-    axes.invert_yaxis()
+    """A metric with its error, one row per method, the first at the top; `reference` draws a line to compare with."""
+    means = [outcome.mean(task, method, metric) for method in methods]
+    values = [np.nan if mean is None else mean.value for mean in means]
+    errors = [np.nan if mean is None else mean.stderr for mean in means]
+    at = np.arange(len(methods))
+    axes.errorbar(values, at, xerr=errors, fmt="o", markersize=5, capsize=3)
+    axes.set_yticks(at, methods)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_title(title, fontsize=10)
-    if best is not None:
-        axes.axvline(best, color="black", linewidth=1, linestyle="--")
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=8, labelrotation=45)
+    if reference is not None:
+        axes.axvline(reference, color="black", linewidth=1, linestyle="--")
 
 
 def lines(
-    axes: Any, outcome: Outcome, tasks: Sequence[str], labels: Sequence[str], methods: Sequence[str], metric: str
+    axes: Any,
+    outcome: Outcome,
+    tasks: Sequence[str],
+    labels: Sequence[str],
+    methods: Sequence[str],
+    metric: str,
+    *,
+    colours: Sequence[str] = (),
 ) -> None:
-    """A metric along tasks (bins, settings), one line with error bars per method."""
-    at = np.arange(len(tasks))
+    """A metric along tasks (bins, settings), one line with error bars per method.
+
+    `colours` lists all methods of a study, so that each has the same colour in every panel.
+    """
+    at, known = np.arange(len(tasks)), list(colours or methods)
     for method in methods:
         values, errors = outcome.series(tasks, method, metric)
         if np.isfinite(values).any():
-            axes.errorbar(at, values, yerr=errors, marker="o", markersize=3, capsize=2, label=method)
+            colour = f"C{known.index(method)}"
+            axes.errorbar(at, values, yerr=errors, marker="o", markersize=3, capsize=2, label=method, color=colour)
     axes.set_xticks(at, labels, rotation=45, ha="right", fontsize=8)

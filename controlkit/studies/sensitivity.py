@@ -1,8 +1,9 @@
 """Sensitivity: the filter's two settings over their full ranges, on the refrigerator whose truth is known.
 
-- *threshold*: from off, over quantiles of the dynamics reward of what the filter picks at held-out states and commands,
-  to one that nearly all of it misses; and the calibrated one. Argmax. (Recorded transitions are no measure of a
-  threshold's full range: they carry the plant's noise, and picks look more likely than nearly all of them.)
+- *threshold*: from off, over quantiles of the dynamics reward of what the filter picks at the points in data and far
+  outside (half each, so that 0.5 is about where the data begins), to one that nearly all of it misses; and the
+  calibrated one. Argmax. (Recorded transitions are no measure of a threshold's full range: they carry the plant's
+  noise, and picks look more likely than nearly all of them.)
 - *kappa*: the softmax's temperature from 0.001 to 10, and argmax. Threshold off.
 - a small grid of both.
 
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 STUDY, TRAINING_SEEDS, CHUNK = "sensitivity", 3, 8
 TASK = f"noise={NOISE}"
-QUANTILES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+QUANTILES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.99)
 KAPPAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-GRID_QUANTILES, GRID_KAPPAS = (None, 0.01, 0.25, 0.75), (None, 0.1, 1.0, 10.0)
+GRID_QUANTILES, GRID_KAPPAS = (None, 0.1, 0.3, 0.5), (None, 0.1, 1.0, 10.0)
 DISTILLED: Overrides = {"reward.distil": True}
 COLUMNS = (
     Column("threshold", "r_D"),

@@ -77,8 +77,8 @@ class Variant:
         name: of the row.
         overrides: dotted field of the configuration -> value; nothing else differs from the base.
         structure: off, the door is a state tag: predicted and judged, no longer known.
-        threshold_quantile: in place of `filter.threshold`, the dynamics reward that this share of what argmax picks at
-            held-out states and commands falls below: near 1, it leaves hardly anything of a rollout.
+        threshold_quantile: in place of `filter.threshold`, the dynamics reward that this share of what argmax picks
+            falls below, over the points in data and far outside together: near 1, it rejects nearly all.
     """
 
     name: str
@@ -144,7 +144,7 @@ def run_variants(job: Job) -> Found:
         if variant.threshold_quantile is None:
             threshold = threshold_of(models, held_out, config)
         else:
-            threshold = float(torch.quantile(_picked_scores(models, held_out, config), variant.threshold_quantile))
+            threshold = float(torch.quantile(_picked_scores(models, config), variant.threshold_quantile))
         other = regressor() if config.filter.choose == "regressor" else None
         chooser = TransitionFilter(models.dynamics.lean(), models.judge, config.filter, threshold, other)
         figures = _picks(chooser, models, job.seed) | _rollouts(chooser, spec, job.seed)
@@ -183,12 +183,13 @@ def _true_cost(controller: Controller, spec: PlantSpec) -> float:
     return run_closed_loop(controller, simulator, spec, STEPS).mean
 
 
-def _picked_scores(models: Models, held_out: LoggedTransitions, config: RunConfig) -> Tensor:
-    """(T,) dynamics reward of what argmax picks at held-out states and commands."""
+def _picked_scores(models: Models, config: RunConfig) -> Tensor:
+    """(T,) dynamics reward of what argmax picks, in data and far outside."""
     settings = config.filter.model_copy(update={"choose": "argmax"})
     chooser = TransitionFilter(models.dynamics.lean(), models.judge, settings, float("-inf"))
     generator = torch.Generator().manual_seed(config.seed)
-    return chooser(held_out.observe(held_out.rows), held_out.actions[held_out.rows], generator).score
+    asked = (Points.inside(NOISE), Points.outside())
+    return torch.cat([chooser(points.observation, points.action, generator).score for points in asked])
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from controlkit.errors import ControlkitError
 from controlkit.progress import Silent
 from controlkit.studies import STUDIES, get_study, run_study
 from controlkit.studies.jobs import Figure, Found, Job, run_jobs
-from controlkit.studies.outcome import Column, Outcome, bars, lines, method_table, new_plot, task_table
+from controlkit.studies.outcome import Column, Outcome, dots, lines, method_table, new_plot, task_table
 
 
 def counted(job: Job) -> Found:
@@ -92,9 +92,9 @@ def test_tables_and_files(outcome: Outcome, tmp_path: Path) -> None:
         "| T | 5.00 ± 1.73 |  |",
     ]
     plot, axes = new_plot(2)
-    bars(axes[0], outcome, "t", ["a", "b", "c"], "x", "title", best=1.0)
+    dots(axes[0], outcome, "t", ["a", "b", "c"], "x", "title", reference=1.0, log=True)
     lines(axes[1], outcome, ["t"], ["T"], ["a", "b", "c"], "x")
-    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["a", "b", "c"]
     assert len(axes[1].containers) == 2
     text = outcome.write(tmp_path, "the table", {"plot": plot})
     assert text.startswith("the table\n")
