@@ -45,6 +45,9 @@ from controlkit.progress import Progress, Silent
 from controlkit.replay import LoggedTransitions
 from envs.refrigerator import Noise
 
+# (noise, seed of the log, training seed, methods, file of its figures)
+Job = tuple[Noise, int, int, tuple[str, ...], Path]
+
 SUITE, TRAINING_SEEDS = "refrigerator", 3
 NOISES: tuple[Noise, ...] = ("process", "measurement")
 NOISE_STD = 0.1
@@ -72,7 +75,7 @@ def run_suite(
     seeds: int,
     progress: Progress,
     *,
-    tasks: Sequence[str] = NOISES,
+    tasks: Sequence[Noise] = NOISES,
     methods: Sequence[str] = METHODS,
     workers: int | None = None,
     first_log: int = 0,
@@ -99,7 +102,7 @@ def run_suite(
             raise ControlkitError(
                 f"unknown task or method '{name}'", where="benchmark filter", cure=nearest(name, known)
             )
-    jobs = [
+    jobs: list[Job] = [
         (noise, first_log + log, seed, tuple(methods), out / "parts" / f"{noise}-{first_log + log}-{seed}.json")
         for noise in tasks
         for log in range(seeds)
@@ -123,7 +126,7 @@ def run_suite(
     return table
 
 
-def run_one(job: tuple[Noise, int, int, tuple[str, ...], Path]) -> dict[str, Any]:
+def run_one(job: Job) -> dict[str, Any]:
     """All methods on one log with one seed; figures that are there already are kept."""
     noise, log_seed, seed, methods, kept = job
     torch.set_num_threads(1)
