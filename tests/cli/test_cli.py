@@ -19,7 +19,7 @@ from tests import small_plant
 
 Run = Callable[..., tuple[int, str, str]]
 
-VERBS = ("collect", "ingest", "train", "evaluate", "export", "verify", "run", "benchmark")
+VERBS = ("collect", "ingest", "train", "evaluate", "export", "verify", "run", "benchmark", "study")
 
 
 @pytest.fixture
@@ -174,6 +174,7 @@ def test_a_mistake_in_the_plant_file_is_named_with_its_line(
         (["collect", "fridge", "--out", "x.csv"], "did you mean 'refrigerator'?"),
         (["collect", "refrigerator", "--out", "x.xlsx"], ".xlsx"),
         (["benchmark", "fridge", "--out", "x"], "unknown suite 'fridge'"),
+        (["study", "oot", "--out", "x"], "unknown study 'oot'. did you mean 'ood'?"),
     ],
 )
 def test_a_wrong_call_gets_one_line(run: Run, plant: Path, arguments: list[str], said: str) -> None:
