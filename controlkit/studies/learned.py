@@ -88,6 +88,14 @@ def train_policy(
 ) -> tuple[Actor, float]:
     """Soft actor-critic on logged and model transitions, as in a training run.
 
+    Args:
+        models: the dynamics and the cloned operator are fitted, and the residuals where rollouts add them; the actor is
+            not touched: a new one is trained.
+        chooser: predicts and chooses in rollouts.
+        spec: the plant.
+        log: recorded transitions.
+        config: of rollouts and policy.
+
     Returns:
         The actor, and the share of the model rollouts that the threshold ended before their last step.
 
@@ -95,14 +103,19 @@ def train_policy(
         TrainingError: a loss is no number.
     """
     rollout, generator = config.rollout, stage_generator(config, "policy")
-    world = WorldModel(models.dynamics, spec)
+    world, limits = WorldModel(models.dynamics, spec, learned=models.reward_model), CommandLimits(spec)
     actor = build_models(config, spec, stage_generator(config, "weights")).actor
     critics = build_critics(config, spec, stage_generator(config, "critics"))
-    actor.input_scaler.load_state_dict(models.behaviour.input_scaler.state_dict())
-    critics.input_scaler.load_state_dict(models.reward.input_scaler.state_dict())
+    observation, action = observation_scaler(log, config.scaling), action_scaler(log, limits, config.scaling)
+    set_scaler(actor.input_scaler, observation)
+    set_scaler(critics.input_scaler, observation, action)
+    if actor.belief is not None:
+        actor.belief.load_state_dict(models.dynamics.elites_only(1).state_dict())
     spread = max(float(log.rewards[log.rows].std()), 1e-6)
     doubt = BellmanDoubt(world, rollout.penalty_coefficient) if rollout.penalty == "mobile" else None
-    learner = PolicyLearner(actor, critics, models.behaviour, CommandLimits(spec), config.policy, spread, doubt)
+    centred = config.policy.centre_rewards and not spec.episodes.terminated
+    centre = float(log.rewards[log.rows].mean()) if centred else 0.0
+    learner = PolicyLearner(actor, critics, models.behaviour, limits, config.policy, spread, doubt, centre)
     ring = ModelTransitions(log.layout, rollout.keep * rollout.starts * rollout.length)
     batch = config.policy.batch_size
     blocks = UpdateBlocks(learner, log, ring, round(config.policy.real_ratio * batch), batch, generator)

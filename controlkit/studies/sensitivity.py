@@ -29,7 +29,7 @@ from controlkit.studies.variants import NOISE, Overrides, Variant, reference_cos
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
-STUDY, TRAINING_SEEDS, CHUNK = "sensitivity", 3, 8
+STUDY, TRAINING_SEEDS, CHUNK = "sensitivity", 3, 10
 TASK = f"noise={NOISE}"
 QUANTILES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.99)
 KAPPAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -136,6 +136,7 @@ def _sweep(outcome: Outcome, some: Sequence[Variant], variants: Sequence[Variant
         one.set_xticks(at, labels, rotation=45, ha="right", fontsize=8)
         one.set_title(title, fontsize=10)
         one.legend(frameon=False, fontsize=8)
+    axes[2].set_yscale("log")
     return plot
 
 
@@ -153,10 +154,10 @@ def _grid(outcome: Outcome) -> Plot:
         means = [[outcome.mean(TASK, point(q, k).name, metric) for k in GRID_KAPPAS] for q in GRID_QUANTILES]
         values = np.array([[np.nan if mean is None else mean.value for mean in row] for row in means])
         one.grid(visible=False)
-        image = one.imshow(values, cmap="viridis_r")
+        image = one.imshow(values, cmap="viridis", norm="log")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
-                one.text(column, row, f"{value:.3f}", ha="center", va="center", color="white", fontsize=8)
+                one.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, backgroundcolor="#ffffffb0")
         one.set_xticks(range(len(GRID_KAPPAS)), ["argmax" if k is None else f"{k:g}" for k in GRID_KAPPAS])
         one.set_yticks(range(len(GRID_QUANTILES)), ["off" if q is None else f"{q:g}" for q in GRID_QUANTILES])
         one.set(xlabel="kappa", ylabel="threshold, quantile of the picks' r_D")
