@@ -280,12 +280,13 @@ def _plot(outcome: Outcome, plant: str) -> Plot:
         ("pick_ratio", ("ensemble_mean", *JUDGES, "linear"), "error of the pick (1: ensemble mean)"),
         ("rank", tuple(JUDGES), "rank correlation with minus the error"),
         ("rollout_error", ("ensemble_mean", *JUDGES, "linear"), "rollout error, typical changes"),
-        ("rejected_true", tuple(JUDGES), "true transitions rejected"),
+        ("rejected_true", tuple(JUDGES), "rejected by the threshold: true transitions\n(picked candidates: dashed)"),
     )
     for one, (metric, methods, title) in zip(axes, wanted, strict=True):
-        lines(one, outcome, list(tasks), list(tasks.values()), methods, metric, colours=METHODS)
+        lines(one, outcome, list(tasks), list(tasks.values()), methods, metric, METHODS)
         one.set(title=title, xlabel="distance from the data (Mahalanobis)")
         one.title.set_fontsize(10)
+    lines(axes[3], outcome, list(tasks), list(tasks.values()), tuple(JUDGES), "rejected_picked", METHODS, dashed=True)
     for one in (axes[0], axes[2]):
         one.set_yscale("log")
     axes[2].legend(frameon=False, fontsize=8)

@@ -185,8 +185,9 @@ def lines(
     labels: Sequence[str],
     methods: Sequence[str],
     metric: str,
-    *,
     colours: Sequence[str] = (),
+    *,
+    dashed: bool = False,
 ) -> None:
     """A metric along tasks (bins, settings), one line with error bars per method.
 
@@ -197,5 +198,6 @@ def lines(
         values, errors = outcome.series(tasks, method, metric)
         if np.isfinite(values).any():
             colour = f"C{known.index(method)}"
-            axes.errorbar(at, values, yerr=errors, marker="o", markersize=3, capsize=2, label=method, color=colour)
+            style = {"linestyle": "--" if dashed else "-", "label": None if dashed else method}
+            axes.errorbar(at, values, yerr=errors, marker="o", markersize=3, capsize=2, color=colour, **style)
     axes.set_xticks(at, labels, rotation=45, ha="right", fontsize=8)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,6 +113,8 @@ def _sweep(outcome: Outcome, some: Sequence[Variant], variants: Sequence[Variant
     """What one setting does: errors, ends of rollouts, the policy."""
     rows = [variant for variant in some if variant in variants]
     at, labels = np.arange(len(rows)), [_short(variant.name) for variant in rows]
+    swept = len(rows) - (CALIBRATED in rows)
+    style: dict[str, Any] = {"marker": "o", "markersize": 3, "capsize": 2}
     plot, axes = new_plot(3)
     wanted: tuple[tuple[str, Mapping[str, str]], ...] = (
         (
@@ -132,11 +134,14 @@ def _sweep(outcome: Outcome, some: Sequence[Variant], variants: Sequence[Variant
             means = [outcome.mean(TASK, variant.name, metric) for variant in rows]
             values = [mean.value if mean is not None else np.nan for mean in means]
             errors = [mean.stderr if mean is not None else np.nan for mean in means]
-            one.errorbar(at, values, yerr=errors, marker="o", markersize=3, capsize=2, label=label)
+            drawn = one.errorbar(at[:swept], values[:swept], yerr=errors[:swept], **style, label=label)
+            # The calibrated threshold is no step of the sweep: it stands apart.
+            one.errorbar(at[swept:], values[swept:], yerr=errors[swept:], **style, color=drawn[0].get_color())
         one.set_xticks(at, labels, rotation=45, ha="right", fontsize=8)
         one.set_title(title, fontsize=10)
         one.legend(frameon=False, fontsize=8)
-    axes[2].set_yscale("log")
+    for one in (axes[0], axes[2]):
+        one.set_yscale("log")
     return plot
 
 
