@@ -30,12 +30,25 @@ from controlkit.artifacts import commit
 from controlkit.benchmarks.neorl2 import EPISODES, PUBLISHED, data_file, recorded_reward
 from controlkit.benchmarks.peer import D3RLPY, peer_python
 from controlkit.benchmarks.results import Record, machine, write_results
+from controlkit.config import RunConfig
+from controlkit.configs import config_path
 from controlkit.errors import ControlkitError, nearest
 from controlkit.files import read_json, write_json, write_text
 from controlkit.ingest import ingest
 from controlkit.progress import Progress
 from controlkit.studies.cost_report import cost_table, plot_cost, results_csv
-from controlkit.studies.cost_runs import FILE, OURS, PEERS, TASK, CostJob, contenders, open_peer, run_cost_job
+from controlkit.studies.cost_runs import (
+    FILE,
+    OURS,
+    PEER_BATCH,
+    PEERS,
+    TASK,
+    CostJob,
+    contenders,
+    kept_figures,
+    open_peer,
+    run_cost_job,
+)
 from controlkit.studies.cost_speed import BLOCKS, OurUpdates
 from envs.tasks import get_task
 
@@ -90,9 +103,8 @@ def run_study(
     data_file(FILE)  # what is missing is said at once
     python = peer_python((out / "peer").resolve()) if any(name in PEERS for name in chosen) else Path()
     speed = _speed(out, chosen, python, effort, progress)
-    parts: list[dict[str, Any]] = []
+    count = min(workers or os.cpu_count() or 1, len(chosen) * seeds)
     with tempfile.TemporaryDirectory() as folder:
-        _ingest_both(Path(folder))
         jobs = [
             CostJob(
                 name,
@@ -107,13 +119,8 @@ def run_study(
             for name in reversed(chosen)  # the slow ones first
             for seed in range(seeds)
         ]
-        progress.start("trainings", len(jobs))
-        count = min(workers or os.cpu_count() or 1, len(jobs))
-        # A fresh process each, whose memory is its own.
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-            for part in pool.map(run_cost_job, jobs):
-                parts.append(part)
-                progress.advance(note=f"{part['method']} seed {part['seed']}: {part['score']:.1f}")
+        parts = _train(jobs, Path(folder), count, progress)
+    parts.sort(key=lambda part: (chosen.index(part["method"]), part["seed"]))
     records = _records(chosen, parts, speed, round(time.monotonic() - began, 1))
     write_results(out, records)
     write_text(out / "results.csv", results_csv(parts, speed))
@@ -121,6 +128,24 @@ def run_study(
     table = cost_table(records, chosen) + _note(parts, speed, count)
     write_text(out / "table.md", table)
     return table
+
+
+def _train(jobs: Sequence[CostJob], folder: Path, count: int, progress: Progress) -> list[dict[str, Any]]:
+    """The figures of all jobs; what is there already is not done again."""
+    found = [kept_figures(job) for job in jobs]
+    progress.start("trainings", len(jobs))
+    progress.advance(sum(part is not None for part in found))
+    missing = [job for job, part in zip(jobs, found, strict=True) if part is None]
+    if any(job.method in OURS for job in missing):
+        _ingest_both(folder)
+    made: list[dict[str, Any]] = []
+    if missing:
+        # A fresh process each, whose memory is its own.
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            for part in pool.map(run_cost_job, missing):
+                made.append(part)
+                progress.advance(note=f"{part['method']} seed {part['seed']}: {part['score']:.1f}")
+    return [part for part in found if part is not None] + made
 
 
 def affordable(updates: int, steps_per_s: float, longest_s: float) -> int:
@@ -193,11 +218,12 @@ def _records(
 
 
 def _note(parts: Sequence[Mapping[str, Any]], speed: Mapping[str, Any], count: int) -> str:
-    published = PUBLISHED[TASK_NAME]
+    published, own = PUBLISHED[TASK_NAME], RunConfig.load(config_path("runs", TASK)).policy
     loads = [part[name] for part in parts for name in ("load_before", "load_after")]
     return (
-        f"\nd3rlpy {D3RLPY} with the settings it comes with, standardised observations, batch 256. One thread each; "
-        f"{count} trainings side by side. Load average while timing: {speed['load_before']:.1f} to "
+        f"\nd3rlpy {D3RLPY} with the settings it comes with (two layers of 256, batch {PEER_BATCH}) and standardised "
+        f"observations; ours as in configs/runs/{TASK}.yaml (layers of {own.hidden}, batch {own.batch_size}). "
+        f"One thread each; {count} trainings side by side. Load average while timing: {speed['load_before']:.1f} to "
         f"{speed['load_after']:.1f}; while training: {min(loads):.1f} to {max(loads):.1f}. A whole training includes "
         "reading the data and, for ours, the world model and the dynamics reward (of td3_bc and bc too: evaluation and "
         "export need them). Published on this data (arXiv 2503.19267, number of gradient steps and settings of its "

@@ -23,6 +23,7 @@ from controlkit.dataset import RECORD, TransitionDataset
 from controlkit.files import read_json, write_json
 from controlkit.morec.train import train
 from controlkit.progress import Silent
+from controlkit.studies.memory import peak_mib
 from envs.closed_loop import score
 from envs.simulation import Controller, Floats
 from envs.tasks import get_task
@@ -64,20 +65,28 @@ class CostJob:
     commit: str
     settings: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> dict[str, Any]:
+        """What the figures depend on."""
+        key: dict[str, Any] = {"method": self.method, "seed": self.seed, "updates": self.updates}
+        return key | {"settings": list(self.settings), "commit": self.commit}
+
+
+def kept_figures(job: CostJob) -> dict[str, Any] | None:
+    """The figures of an earlier run, where they are there and of the same settings and code."""
+    part = Path(job.part)
+    if not part.is_file():
+        return None
+    kept: dict[str, Any] = read_json(part)
+    return kept if all(kept.get(name) == value for name, value in job.key.items()) else None
+
 
 def run_cost_job(job: CostJob) -> dict[str, Any]:
-    """Trains and scores; to be called in a fresh process, whose memory is measured. Figures that are there are kept."""
-    key = {"method": job.method, "seed": job.seed, "updates": job.updates, "settings": list(job.settings)}
-    key["commit"] = job.commit
-    part = Path(job.part)
-    if part.is_file():
-        kept: dict[str, Any] = read_json(part)
-        if all(kept.get(name) == value for name, value in key.items()):
-            return kept
+    """Trains and scores, and keeps the figures; to be called in a fresh process, whose memory is measured."""
     load = os.getloadavg()[0]
     found = _peer(job) if job.method in PEERS else _ours(job)
-    found = key | found | {"load_before": round(load, 2), "load_after": round(os.getloadavg()[0], 2)}
-    write_json(part, found)
+    found = job.key | found | {"load_before": round(load, 2), "load_after": round(os.getloadavg()[0], 2)}
+    write_json(Path(job.part), found)
     return found
 
 
@@ -143,13 +152,6 @@ def true_score(controller: Controller) -> dict[str, float]:
     task = get_task(TASK)
     loop = score(controller, task, SCORE_SEED, EPISODES)
     return {"score": task.benchmark_score(-loop.mean * loop.steps)}
-
-
-def peak_mib() -> float:
-    """The most memory that this process ever held. Its own: `getrusage` may show that of whoever began it."""
-    with Path("/proc/self/status").open() as status:
-        lines = dict(line.split(":", 1) for line in status)
-    return int(lines["VmHWM"].split()[0]) / 1024
 
 
 def contenders(methods: Sequence[str]) -> list[str]:

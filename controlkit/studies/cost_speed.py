@@ -25,7 +25,7 @@ from controlkit.studies.cost_runs import OURS, TASK
 DMSD = Sizes(states=4, exogenous=2, actions=2)
 # Gradient steps of the peers in a block: some seconds.
 BLOCKS = {"d3rlpy TD3+BC": 200, "d3rlpy CQL": 40}
-LOG_BLOCK = 1000
+LOG_BLOCK = 400
 
 
 class OurUpdates:
