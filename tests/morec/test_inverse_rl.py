@@ -20,7 +20,13 @@ from controlkit.spec import PlantSpec
 from tests import noisy_plant
 from tests.noisy_plant import NOISE, config, expected, operator, trained, untrained
 
-IRL: dict[str, Any] = {"method": "irl", "generator_every": 5, "weight_decay": 0.1}
+IRL: dict[str, Any] = {
+    "method": "irl",
+    "generator_every": 5,
+    "weight_decay": 0.1,
+    "learning_rate": 3e-3,
+    "generator_learning_rate": 3e-3,
+}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -50,7 +56,7 @@ def density_fit(reward: DiscriminatorEnsemble) -> tuple[float, float]:
 
 @pytest.mark.parametrize("generator", ["ppo", "pathwise"])
 def test_adversarial_irl_finds_the_log_density_of_the_plant(generator: str) -> None:
-    reward, history = trained(noisy_plant.log(), noisy_plant.spec(), **IRL, generator=generator, updates=1200)
+    reward, history = trained(noisy_plant.log(), noisy_plant.spec(), **IRL, generator=generator, updates=500)
     fit, peak = density_fit(reward)
     assert fit > 0.9
     assert peak < 0.25
@@ -60,8 +66,8 @@ def test_adversarial_irl_finds_the_log_density_of_the_plant(generator: str) -> N
 
 def test_the_published_form_ends_at_one_half() -> None:
     """What is lost with D = sigmoid(f): the better the generator, the less is left to rank by."""
-    gail = IRL | {"form": "gail", "generator": "pathwise", "generator_learning_rate": 3e-3}
-    _, history = trained(noisy_plant.log(), noisy_plant.spec(), **gail, updates=1000)
+    gail = IRL | {"form": "gail", "generator": "pathwise", "learning_rate": 1e-3}
+    _, history = trained(noisy_plant.log(), noisy_plant.spec(), **gail, updates=700)
     late = history[-5:]
     for name in ("d_real", "d_false"):
         assert abs(float(np.mean([row[name] for row in late])) - 0.5) < 0.1
