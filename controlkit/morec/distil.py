@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from controlkit.models.discriminator import DiscriminatorEnsemble, mean_logit
+from controlkit.morec.dynamics_reward import displacements
 from controlkit.morec.identification import require_finite
 from controlkit.objective import CommandLimits
 from controlkit.progress import Progress
@@ -120,11 +121,7 @@ class Questions:
         many sizes; state tags share one size in half of the rows, and have their own in the others."""
         observation, action = self.situations(size, far, generator)
         centre = change_expected(self.reward, observation, action)
-        together = torch.empty_like(centre[:, :1]).uniform_(*DISPLACEMENTS, generator=generator)
-        apart = torch.empty_like(centre).uniform_(*DISPLACEMENTS, generator=generator)
-        alike = torch.empty_like(together).uniform_(generator=generator) < 0.5
-        noise = torch.empty_like(centre).normal_(generator=generator)
-        return observation, action, centre + self.reward.unit * 10.0 ** torch.where(alike, together, apart) * noise
+        return observation, action, centre + self.reward.unit * displacements(centre, *DISPLACEMENTS, generator)
 
     def situations(self, size: int, far: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Observations (B, O) and commands (B, m), recorded ones or, if `far`, ones moved out of the data.

@@ -98,7 +98,7 @@ def fit_dynamics_reward(
         change = target.change_scaler(log.next_state(rows) - observation[..., target.state_slots])  # (K, B, S)
         genuine = networks.logits(observation, action, change)  # (K, B)
         genuine_of = (observation, action, change)
-        forged = change + networks.unit * _noise(change, config, generator)
+        forged = change + networks.unit * displacements(change, config.noise_low, config.noise_high, generator)
         if adversary is not None:
             share = config.batch_size if config.method == "irl" else config.batch_size // 2
             false_observation, false_action, false_change = adversary.forge(networks, share, generator)
@@ -126,16 +126,16 @@ def fit_dynamics_reward(
     return history
 
 
-def _noise(change: Tensor, config: DynamicsRewardConfig, generator: torch.Generator) -> Tensor:
-    """Gaussian perturbations whose size is uniform in decades: (..., S).
+def displacements(like: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Gaussian perturbations whose size is uniform over the decades `low` .. `high`: (..., S) as `like`.
 
     In half of the rows all state tags share one size, in the other half each has its own, so that a single false tag
     among many is found, too.
     """
-    together = torch.empty_like(change[..., :1]).uniform_(config.noise_low, config.noise_high, generator=generator)
-    apart = torch.empty_like(change).uniform_(config.noise_low, config.noise_high, generator=generator)
+    together = torch.empty_like(like[..., :1]).uniform_(low, high, generator=generator)
+    apart = torch.empty_like(like).uniform_(low, high, generator=generator)
     shared = torch.empty_like(together).uniform_(generator=generator) < 0.5
-    return 10.0 ** torch.where(shared, together, apart) * torch.empty_like(change).normal_(generator=generator)
+    return 10.0 ** torch.where(shared, together, apart) * torch.empty_like(like).normal_(generator=generator)
 
 
 def _snapshot_updates(config: DynamicsRewardConfig) -> Sequence[int]:
