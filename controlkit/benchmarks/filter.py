@@ -37,8 +37,9 @@ from controlkit.errors import ControlkitError, nearest
 from controlkit.files import write_json, write_text
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.morec.distil import distil
-from controlkit.morec.dynamics import action_scaler, change_scaler, fit_dynamics, observation_scaler, set_scaler
+from controlkit.morec.dynamics import fit_dynamics
 from controlkit.morec.dynamics_reward import fit_behaviour, fit_dynamics_reward
+from controlkit.morec.learn_world import scale_to_log
 from controlkit.morec.transition_filter import TransitionFilter
 from controlkit.objective import CommandLimits
 from controlkit.progress import Progress, Silent
@@ -168,11 +169,7 @@ def fit_reward(log: LoggedTransitions, seed: int, settings: Mapping[str, Any]) -
     config, spec = RunConfig.from_dict({"reward": dict(settings), "seed": seed}), plain_spec()
     limits, generator = CommandLimits(spec), torch.Generator().manual_seed(seed)
     models = build_models(config, spec, generator)
-    observation, action = observation_scaler(log, config.scaling), action_scaler(log, limits, config.scaling)
-    set_scaler(models.behaviour.input_scaler, observation)
-    set_scaler(models.behaviour.action_scaler, action)
-    set_scaler(models.reward.input_scaler, observation, action)
-    set_scaler(models.reward.change_scaler, change_scaler(log))
+    scale_to_log(models, log, config, limits)
     fit_behaviour(models.behaviour, log, config.reward.behaviour_updates, generator, Silent())
     fit_dynamics_reward(models.reward, log, models.behaviour, spec, config.reward, generator, Silent())
     return models

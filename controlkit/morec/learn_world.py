@@ -49,11 +49,7 @@ def learn_world(
     metrics.append(fit.figures(models.dynamics.elites))
     progress.message(fit.describe(models.dynamics.elites))
 
-    observation, action = observation_scaler(log, config.scaling), action_scaler(log, limits, config.scaling)
-    set_scaler(models.behaviour.input_scaler, observation)
-    set_scaler(models.behaviour.action_scaler, action)
-    set_scaler(models.reward.input_scaler, observation, action)
-    set_scaler(models.reward.change_scaler, change_scaler(log))
+    scale_to_log(models, log, config, limits)
     updates = config.reward.behaviour_updates
     fit_behaviour(models.behaviour, log, updates, stage_generator(config, "behaviour"), progress)
     metrics += _fit_recorded_reward(models, log, config, limits, progress)
@@ -68,6 +64,15 @@ def learn_world(
         settings, generator = regressor_config(config.dynamics), stage_generator(config, "regressor")
         fit_dynamics(models.regressor, log, settings, config.scaling, limits, generator, progress)
     return models
+
+
+def scale_to_log(models: Models, log: LoggedTransitions, config: RunConfig, limits: CommandLimits) -> None:
+    """Gives the cloned operator and the dynamics reward the scaling of a log, in place."""
+    observation, action = observation_scaler(log, config.scaling), action_scaler(log, limits, config.scaling)
+    set_scaler(models.behaviour.input_scaler, observation)
+    set_scaler(models.behaviour.action_scaler, action)
+    set_scaler(models.reward.input_scaler, observation, action)
+    set_scaler(models.reward.change_scaler, change_scaler(log))
 
 
 def _distilled(

@@ -17,7 +17,6 @@ from controlkit.morec.distil import distil
 from controlkit.morec.dynamics import (
     WorldModel,
     action_scaler,
-    change_scaler,
     fit_dynamics,
     observation_scaler,
     set_scaler,
@@ -25,6 +24,7 @@ from controlkit.morec.dynamics import (
 from controlkit.morec.dynamics_reward import fit_behaviour, fit_dynamics_reward
 from controlkit.morec.exogenous import sequence
 from controlkit.morec.fixed_rollout import make_roller
+from controlkit.morec.learn_world import scale_to_log
 from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.rollout import StartRows, training_reward
 from controlkit.morec.streams import stage_generator
@@ -45,11 +45,7 @@ def learn_models(spec: PlantSpec, log: LoggedTransitions, config: RunConfig) -> 
     models, limits = build_models(config, spec, stage_generator(config, "weights")), CommandLimits(spec)
     generator = stage_generator(config, "dynamics")
     fit = fit_dynamics(models.dynamics, log, config.dynamics, config.scaling, limits, generator, Silent())
-    observation, action = observation_scaler(log, config.scaling), action_scaler(log, limits, config.scaling)
-    set_scaler(models.behaviour.input_scaler, observation)
-    set_scaler(models.behaviour.action_scaler, action)
-    set_scaler(models.reward.input_scaler, observation, action)
-    set_scaler(models.reward.change_scaler, change_scaler(log))
+    scale_to_log(models, log, config, limits)
     settings, generator = config.reward, stage_generator(config, "behaviour")
     fit_behaviour(models.behaviour, log, settings.behaviour_updates, generator, Silent())
     generator = stage_generator(config, "reward")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from controlkit.artifacts import Models
 from controlkit.config import RunConfig
 from controlkit.models.actor import Actor
-from controlkit.morec.dynamics import action_scaler, observation_scaler, set_scaler
 from controlkit.morec.dynamics_reward import fit_behaviour
+from controlkit.morec.learn_world import scale_to_log
 from controlkit.morec.streams import stage_generator
 from controlkit.morec.transition_filter import TransitionFilter
 from controlkit.objective import CommandLimits
@@ -33,9 +33,7 @@ def train_small_policy(models: Models, log: LoggedTransitions, spec: PlantSpec, 
         TrainingError: a loss is no number.
     """
     limits = CommandLimits(spec)
-    observation, action = observation_scaler(log, config.scaling), action_scaler(log, limits, config.scaling)
-    set_scaler(models.behaviour.input_scaler, observation)
-    set_scaler(models.behaviour.action_scaler, action)
+    scale_to_log(models, log, config, limits)
     updates = config.reward.behaviour_updates
     fit_behaviour(models.behaviour, log, updates, stage_generator(config, "behaviour"), Silent())
     threshold = float(models.threshold)
