@@ -15,7 +15,7 @@ import dataclasses
 import io
 import pickle
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from controlkit.models.actor import Actor, BehaviourClone
 from controlkit.models.critic import Critics
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.models.layers import Activation
+from controlkit.models.linear_prediction import LinearPrediction, ObserverPrediction, Prediction
 from controlkit.models.observer import ObserverEnsemble
 from controlkit.models.reward_network import RewardNetwork
 from controlkit.objective import CommandLimits
@@ -110,7 +112,9 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
     layout, limits = Layout.from_spec(spec), CommandLimits(spec)
     low, high = torch.from_numpy(limits.low), torch.from_numpy(limits.high)
     dynamics = build_dynamics(config.dynamics, spec, generator)
-    reward = build_reward(config.reward, layout, config.reward.networks * config.reward.snapshots, generator)
+    observer = config.dynamics.architecture == "observer"
+    count = config.reward.networks * config.reward.snapshots
+    reward = build_reward(config.reward, layout, count, generator, observer=observer)
     behaviour = BehaviourClone(layout.size, low, high, hidden=(64, 64), act="smooth_leaky", generator=generator)
     actor = Actor(
         layout.size,
@@ -125,7 +129,7 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
     )
     residuals = torch.zeros(1, len(layout.state_tags))
     reward_model = build_reward_network(config.reward_model, spec, generator) if spec.reward_is_recorded else None
-    distilled = build_reward(config.reward, layout, 1, generator) if config.reward.distil else None
+    distilled = build_reward(config.reward, layout, 1, generator, observer=observer) if config.reward.distil else None
     regressor = None
     if config.filter.choose == "regressor":
         regressor = build_dynamics(regressor_config(config.dynamics), spec, generator)
@@ -134,20 +138,27 @@ def build_models(config: RunConfig, spec: PlantSpec, generator: torch.Generator)
 
 
 def build_reward(
-    config: DynamicsRewardConfig, layout: Layout, members: int, generator: torch.Generator
+    config: DynamicsRewardConfig, layout: Layout, members: int, generator: torch.Generator, *, observer: bool = False
 ) -> DiscriminatorEnsemble:
-    """Freshly initialised discriminators."""
+    """Freshly initialised discriminators; innovations are an observer's if asked for, a linear prediction's else."""
+    sizes = (layout.size, len(layout.action_tags), layout.state_columns.tolist())
     return DiscriminatorEnsemble(
-        layout.size,
-        len(layout.action_tags),
-        layout.state_columns.tolist(),
+        *sizes,
         _seen(layout, config.inputs),
-        _known(layout) if config.coordinates == "innovation" else None,
+        _build_prediction(layout, observer, generator) if config.coordinates == "innovation" else None,
         members=members,
         hidden=config.hidden,
         act=config.activation,
         generator=generator,
     )
+
+
+def _build_prediction(layout: Layout, observer: bool, generator: torch.Generator) -> Prediction:
+    command = range(layout.size, layout.size + len(layout.action_tags))
+    known, current = _known(layout), [*layout.state_columns.tolist(), *command]
+    if not observer:
+        return LinearPrediction(layout.size + len(command), known, current, len(layout.state_tags))
+    return ObserverPrediction(_build_observers(layout, 1, (), "silu", generator), known, current)
 
 
 def regressor_config(config: DynamicsConfig) -> DynamicsConfig:
@@ -191,15 +202,7 @@ def build_dynamics(config: DynamicsConfig, spec: PlantSpec, generator: torch.Gen
     layout = Layout.from_spec(spec)
     dynamics: GaussianEnsemble
     if config.architecture == "observer":
-        states, known, commands = (torch.from_numpy(at) for at in layout.observer_window())
-        dynamics = ObserverEnsemble(
-            layout.size,
-            (states, known, commands),
-            members=config.members,
-            hidden=config.hidden,
-            act=config.activation,
-            generator=generator,
-        )
+        dynamics = _build_observers(layout, config.members, config.hidden, config.activation, generator)
     else:
         dynamics = GaussianEnsemble(
             layout.size,
@@ -212,6 +215,14 @@ def build_dynamics(config: DynamicsConfig, spec: PlantSpec, generator: torch.Gen
         )
     dynamics.elites = torch.arange(config.elites)
     return dynamics
+
+
+def _build_observers(
+    layout: Layout, members: int, hidden: Sequence[int], act: Activation, generator: torch.Generator
+) -> ObserverEnsemble:
+    states, known, commands = (torch.from_numpy(at) for at in layout.observer_window())
+    window = (states, known, commands)
+    return ObserverEnsemble(layout.size, window, members=members, hidden=hidden, act=act, generator=generator)
 
 
 def build_reward_network(config: RewardModelConfig, spec: PlantSpec, generator: torch.Generator) -> RewardNetwork:

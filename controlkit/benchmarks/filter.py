@@ -261,7 +261,7 @@ def _linear(reward: Any) -> Predict:
     """The linear prediction from which the dynamics reward measures innovations, as a model of its own."""
 
     def predict(observation: Tensor, action: Tensor) -> Tensor:
-        change = reward.prediction(reward.input_scaler(torch.cat([observation, action], dim=1)))
+        change = reward.expected_change(observation, action)
         state: Tensor = observation[:, reward.state_slots] + reward.change_scaler.invert(change)
         return state
 

@@ -4,10 +4,11 @@ D_t(s, a, ds) is near 1 where the change ds of the state tags is what the plant 
 r_D = -log(1 - mean_t D_t). Inputs are scaled; only the state tags' change is judged, so that an exogenous change (a
 door) is never called false.
 
-A deviation, `coordinates="innovation"`: the change is judged by what it deviates from a linear prediction, not by
-itself. It is the same information, but a network no longer has to find a thin ridge across its inputs before it can
-judge at all. It then also sees the products of the current known tags with the current state tags and the command, by
-which that prediction is wrong where a plant's gains depend on a door or a load.
+A deviation, `coordinates="innovation"`: the change is judged by what it deviates from a linear prediction, or from an
+observer's where the world model is made of observers, not by itself. It is the same information, but a network no
+longer has to find a thin ridge across its inputs before it can judge at all. It then also sees the products of the
+current known tags with the current state tags and the command, by which that prediction is wrong where a plant's gains
+depend on a door or a load.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from controlkit.models.layers import Activation, Affine, BatchedLinear, BatchedMLP, identity_scaler
-from controlkit.models.linear_prediction import LinearPrediction
+from controlkit.models.linear_prediction import Prediction
 
 # The reward's ceiling, -log(1e-6) = 13.8: mean D = 1 must not give an infinite reward.
 MAX_PROBABILITY = 1.0 - 1e-6
@@ -34,8 +35,7 @@ class DiscriminatorEnsemble(nn.Module):
         action_size: m.
         state_slots: (S,) positions of the current state tags in the observation.
         inputs: positions of the observation that are judged with the command: all of them, or the current ones alone.
-        known: positions of the current exogenous and static tags where the change is judged by its innovation; `None`
-            where it is judged by itself.
+        prediction: what innovations are measured from; `None` where a change is judged by itself.
         members: K.
         hidden: sizes of the hidden layers.
         act: activation.
@@ -51,7 +51,7 @@ class DiscriminatorEnsemble(nn.Module):
         action_size: int,
         state_slots: Sequence[int],
         inputs: Sequence[int],
-        known: Sequence[int] | None = None,
+        prediction: Prediction | None = None,
         *,
         members: int,
         hidden: Sequence[int],
@@ -66,18 +66,14 @@ class DiscriminatorEnsemble(nn.Module):
         # The command stands behind the observation, where the scaler has it.
         command = range(observation_size, observation_size + action_size)
         self.register_buffer("inputs", torch.as_tensor([*inputs, *command], dtype=torch.int64))
-        self.prediction = (
-            None
-            if known is None
-            else LinearPrediction(observation_size + action_size, known, [*state_slots, *command], len(state_slots))
-        )
-        products = 0 if self.prediction is None else self.prediction.products
+        self.prediction = prediction
+        products = 0 if prediction is None else prediction.products
         sizes = len(self.inputs) + products + len(state_slots)
         self.net = BatchedMLP(members, sizes, hidden, 1, act=act, generator=generator, output_gain=1.0, skip=False)
 
     @property
     def unit(self) -> Tensor:
-        """(S,) the scaled change that counts as one: the log's deviation from the linear prediction, or its own."""
+        """(S,) the scaled change that counts as one: the log's deviation from the prediction, or its own."""
         return torch.ones_like(self.change_scaler.spread) if self.prediction is None else self.prediction.spread
 
     def logits(self, observation: Tensor, action: Tensor, scaled_change: Tensor) -> Tensor:
@@ -90,7 +86,7 @@ class DiscriminatorEnsemble(nn.Module):
         seen, judged = scaled.index_select(-1, self.inputs), scaled_change
         if self.prediction is not None:
             seen = torch.cat([seen, self.prediction.current_products(scaled)], dim=-1)
-            judged = self.prediction.innovation(scaled, scaled_change)
+            judged = (scaled_change - self.prediction(observation, action, scaled)) / self.prediction.spread
         if judged.dim() > seen.dim():
             return self._of_candidates(seen, judged)
         x = torch.cat([seen, judged], dim=-1)
@@ -110,6 +106,14 @@ class DiscriminatorEnsemble(nn.Module):
         for layer in rest:
             x = layer(x)
         return x.reshape(self.members, count, batch)
+
+    def expected_change(self, observation: Tensor, action: Tensor) -> Tensor:
+        """The scaled change that the prediction expects, 0 where there is none: (..., O), (..., m) -> (..., S)."""
+        if self.prediction is None:
+            return torch.zeros_like(observation[..., : len(self.state_slots)])
+        scaled = self.input_scaler(torch.cat([observation, action], dim=-1))
+        expected: Tensor = self.prediction(observation, action, scaled)
+        return expected
 
     def log_odds(self, observation: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
         """Log odds of the mean probability: (B, O), (B, m), (B, S) next state tags -> (B,).

@@ -56,7 +56,7 @@ def distil(
     """Trains `student`, a single network of the teacher's sizes, in place.
 
     Args:
-        student: takes over scalers and linear prediction.
+        student: takes over scalers and prediction.
         teacher: the averaged discriminators.
         log: recorded transitions.
         limits: of the commands.
@@ -120,7 +120,7 @@ class Questions:
         """Observations (B, O), commands (B, m) and scaled changes (B, S), displaced from the expected one by noise of
         many sizes; state tags share one size in half of the rows, and have their own in the others."""
         observation, action = self.situations(size, far, generator)
-        centre = change_expected(self.reward, observation, action)
+        centre = self.reward.expected_change(observation, action)
         return observation, action, centre + self.reward.unit * displacements(centre, *DISPLACEMENTS, generator)
 
     def situations(self, size: int, far: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -142,14 +142,6 @@ class Questions:
         return observation + shift[:, self._state_of_slot], action + share * (wish - action)
 
 
-def change_expected(reward: DiscriminatorEnsemble, observation: Tensor, action: Tensor) -> Tensor:
-    """The scaled change that the linear prediction expects, 0 where there is none: (B, O), (B, m) -> (B, S)."""
-    if reward.prediction is None:
-        return torch.zeros_like(observation[:, : len(reward.state_slots)])
-    expected: Tensor = reward.prediction(reward.input_scaler(torch.cat([observation, action], dim=-1)))
-    return expected
-
-
 @torch.no_grad()
 def _compared(
     student: DiscriminatorEnsemble, teacher: DiscriminatorEnsemble, questions: Questions, generator: torch.Generator
@@ -160,7 +152,7 @@ def _compared(
         found = [mean_logit(network.logits(observation, action, change)) for network in (student, teacher)]
         overall.append(float(spearman(found[0], found[1])))
         observation, action = questions.situations(JUDGED // 16, far, generator)
-        changes = torch.stack([change_expected(teacher, observation, action)] * 16)  # (C, B, S)
+        changes = torch.stack([teacher.expected_change(observation, action)] * 16)  # (C, B, S)
         size = torch.empty_like(changes[..., :1]).uniform_(-1.0, 1.0, generator=generator)
         changes = changes + teacher.unit * 10.0**size * torch.empty_like(changes).normal_(generator=generator)
         found = [mean_logit(network.logits(observation, action, changes)) for network in (student, teacher)]

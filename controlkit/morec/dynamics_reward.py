@@ -25,7 +25,7 @@ from controlkit.config import DynamicsRewardConfig
 from controlkit.models.actor import BehaviourClone
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.morec.identification import require_finite
-from controlkit.morec.innovation import fit_linear_prediction
+from controlkit.morec.innovation import fit_prediction
 from controlkit.morec.inverse_rl import Generator
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
@@ -74,17 +74,22 @@ def fit_dynamics_reward(
     layout = log.layout
     sizes = (layout.size, len(layout.action_tags), layout.state_columns.tolist())
     seen = target.inputs.tolist()[: -sizes[1]]
-    fit_linear_prediction(target, log)
-    known = None if target.prediction is None else target.prediction.known.tolist()
+    fit_prediction(target, log, progress)
     initial = torch.Generator().manual_seed(
         int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
     )
     networks = DiscriminatorEnsemble(
-        *sizes, seen, known, members=config.networks, hidden=config.hidden, act=config.activation, generator=initial
+        *sizes,
+        seen,
+        target.prediction,  # shared: it is fitted, and nothing trains it
+        members=config.networks,
+        hidden=config.hidden,
+        act=config.activation,
+        generator=initial,
     ).to(log.rows.device)
     shared = {name: value for name, value in target.state_dict().items() if not name.startswith("net.")}
     networks.load_state_dict(shared, strict=False)  # everything but the weights: scalers, prediction, slots
-    optimiser = torch.optim.AdamW(networks.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(networks.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.updates, 0.02 * config.learning_rate)
     adversary = None if config.method == "noise" else Generator(target, log, clone, spec, config, generator)
     taken = _snapshot_updates(config)

@@ -93,7 +93,12 @@ CONVERGED = 3e-4  # relative gain of a call's iterations below which the fit is 
 
 
 def fit_observers(
-    ensemble: ObserverEnsemble, log: LoggedTransitions, rows: Tensor, bootstrap: Tensor, progress: Progress
+    ensemble: ObserverEnsemble,
+    log: LoggedTransitions,
+    rows: Tensor,
+    bootstrap: Tensor,
+    progress: Progress,
+    whose: str = "dynamics",
 ) -> None:
     """Fits the bilinear parts and gains of all members by the prediction-error method (Ljung, ch. 7): least squares of
     the one-step innovations through the whole window, by L-BFGS from the ridge solution for one step.
@@ -104,10 +109,12 @@ def fit_observers(
         rows: (T,) training rows.
         bootstrap: (E, T) each member's draws of them.
         progress: is told of the iterations.
+        whose: names the stage that they belong to, for progress and errors.
 
     Raises:
         TrainingError: the error is no number.
     """
+    stage = f"{whose} (observers)"
     chosen = rows[bootstrap[:, :MAX_ROWS]]  # (E, T)
     observation, action = log.observe(chosen), log.actions[chosen]
     change = log.next_state(chosen) - observation[..., ensemble.state_slots]
@@ -116,7 +123,7 @@ def fit_observers(
     # The perceptron starts at zero: computing it here would cost memory and time for nothing.
     perceptron, ensemble.perceptron = ensemble.perceptron, None
     fitted = [ensemble.bilinear.weight, ensemble.bilinear.bias, ensemble.gains]
-    progress.start("dynamics (observers)", CALLS)
+    progress.start(stage, CALLS)
     optimiser = torch.optim.LBFGS(
         fitted, max_iter=ITERATIONS // CALLS, history_size=40, line_search_fn="strong_wolfe", tolerance_change=1e-12
     )
@@ -131,7 +138,7 @@ def fit_observers(
     before = math.inf
     for _ in range(CALLS):
         error = float(optimiser.step(closure).detach())  # before this call's iterations
-        require_finite(error, "dynamics (observers)")
+        require_finite(error, stage)
         progress.advance(note=f"error {error / ensemble.members:.4f}")
         if before - error < CONVERGED * error:
             break

@@ -1,4 +1,4 @@
-"""Fits the linear prediction from which the dynamics reward measures a transition's innovation."""
+"""Fits the prediction from which the dynamics reward measures a transition's innovation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from controlkit.models.discriminator import DiscriminatorEnsemble
-from controlkit.morec.identification import require_finite
+from controlkit.models.linear_prediction import LinearPrediction, ObserverPrediction
+from controlkit.morec.identification import MAX_ROWS as MAX_OBSERVER_ROWS
+from controlkit.morec.identification import fit_observers, require_finite
+from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
 
 # Ridge strengths that blocked cross-validation chooses from, for features of unit size, per row.
@@ -15,6 +18,32 @@ BLOCKS = 5
 MAX_ROWS = 50_000
 # A plant without noise leaves no deviation to measure by: candidates still differ by about this share of a change.
 LEAST_SPREAD = 0.01
+
+
+def fit_prediction(target: DiscriminatorEnsemble, log: LoggedTransitions, progress: Progress) -> None:
+    """Fits the prediction of a dynamics reward whose scalers are set, in place; nothing is done where it has none.
+
+    Raises:
+        TrainingError: the log holds what is no number.
+    """
+    if isinstance(target.prediction, ObserverPrediction):
+        _fit_observer(target, target.prediction, log, progress)
+    else:
+        fit_linear_prediction(target, log)
+
+
+def _fit_observer(
+    target: DiscriminatorEnsemble, prediction: ObserverPrediction, log: LoggedTransitions, progress: Progress
+) -> None:
+    observer = prediction.observer
+    observer.input_scaler.load_state_dict(target.input_scaler.state_dict())
+    observer.change_scaler.load_state_dict(target.change_scaler.state_dict())
+    rows = log.rows[:: -(-len(log.rows) // MAX_OBSERVER_ROWS)]
+    observer.requires_grad_(True)
+    fit_observers(observer, log, rows, torch.arange(len(rows), device=rows.device)[None], progress, "dynamics reward")
+    observer.requires_grad_(False)
+    # What the fit leaves over is its log spread.
+    prediction.spread.copy_(observer.log_std.detach().exp().flatten().clamp(min=LEAST_SPREAD))
 
 
 @torch.no_grad()
@@ -31,6 +60,7 @@ def fit_linear_prediction(target: DiscriminatorEnsemble, log: LoggedTransitions)
     prediction = target.prediction
     if prediction is None:
         return
+    assert isinstance(prediction, LinearPrediction)
     rows = log.rows[:: -(-len(log.rows) // MAX_ROWS)]
     size = prediction.weight.shape[0] + 1
     states = prediction.weight.shape[1]
@@ -77,7 +107,7 @@ def fit_linear_prediction(target: DiscriminatorEnsemble, log: LoggedTransitions)
 
 def _regression(target: DiscriminatorEnsemble, log: LoggedTransitions, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Features with a constant (B, F + 1) and scaled changes (B, S), float64."""
-    assert target.prediction is not None
+    assert isinstance(target.prediction, LinearPrediction)
     observation = log.observe(rows)
     x = target.prediction.features(target.input_scaler(torch.cat([observation, log.actions[rows]], dim=1)))
     y = target.change_scaler(log.next_state(rows) - observation[:, target.state_slots])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from controlkit.models.discriminator import DiscriminatorEnsemble, dynamics_reward, mean_logit
-from controlkit.morec.distil import Questions, change_expected
+from controlkit.morec.distil import Questions
 from controlkit.objective import CommandLimits
 from controlkit.ranks import agreement_matrix, spearman
 from controlkit.replay import LoggedTransitions
@@ -105,7 +105,7 @@ def _runaway_share(
     reward: DiscriminatorEnsemble, log: LoggedTransitions, limits: CommandLimits, generator: torch.Generator
 ) -> float:
     observation, action = Questions(reward, log, limits).situations(ROWS, True, generator)
-    centre = change_expected(reward, observation, action)
+    centre = reward.expected_change(observation, action)
     # Sizes evenly in decades, directions at random: what an argmax over wild candidates would be offered.
     size = torch.logspace(-1.0, 2.3, 64, device=centre.device)  # (C,)
     direction = torch.empty(64, *centre.shape, device=centre.device).normal_(generator=generator)

@@ -13,7 +13,6 @@ from torch import Tensor
 from controlkit.config import DynamicsRewardConfig
 from controlkit.files import written_aside
 from controlkit.models.discriminator import DiscriminatorEnsemble
-from controlkit.morec.distil import change_expected
 from controlkit.morec.reward_health import RewardHealth
 from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
@@ -49,7 +48,7 @@ def plot_health(
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    unit = "typical changes" if reward.prediction is None else "typical errors of a linear model"
+    unit = "typical changes" if reward.prediction is None else "innovations"
     figures = {
         "ranking.png": _ranking(health, unit, threshold, Figure),
         "map.png": _map(reward, held_out, spec, config.plot_tags, threshold, Figure),
@@ -138,7 +137,7 @@ def _stretched(seen: Tensor, low: float, high: float) -> Tensor:
 @torch.no_grad()
 def _highest(reward: DiscriminatorEnsemble, observation: Tensor, action: Tensor) -> Tensor:
     """The highest reward of the expected outcome and of draws around it: (B, O), (B, m) -> (B,)."""
-    centre, state = change_expected(reward, observation, action), observation[:, reward.state_slots]
+    centre, state = reward.expected_change(observation, action), observation[:, reward.state_slots]
     generator = torch.Generator(centre.device).manual_seed(0)  # the same outcomes in every cell and every plot
     offsets = torch.empty(OUTCOMES, centre.shape[1], device=centre.device).normal_(generator=generator)
     sizes = torch.linspace(0.0, WIDEST, OUTCOMES, device=centre.device)  # the first is the expected outcome itself

@@ -172,8 +172,7 @@ def _score(
     reward = rewards["noise"][0]
 
     def linear(observation: Tensor, action: Tensor, offered: Tensor, truth: Tensor) -> Tensor:
-        assert reward.prediction is not None
-        change = reward.prediction(reward.input_scaler(torch.cat([observation, action], dim=1)))
+        change = reward.expected_change(observation, action)
         expected = observation[:, reward.state_slots] + reward.change_scaler.invert(change)
         distance: Tensor = ((offered - expected) / spread).norm(dim=-1)
         return -distance

@@ -44,16 +44,14 @@ def test_a_plant_whose_gains_vary_with_the_load_is_predicted_exactly() -> None:
     log, plant = varying_gain(), noisy_plant.spec()
     reward = untrained(log, plant, config())
     fit_linear_prediction(reward, log)
-    assert reward.prediction is not None
+    assert isinstance(reward.prediction, LinearPrediction)
     observation, action, following = tensors(log, log.rows)
-    scaled = reward.input_scaler(torch.cat([observation, action], dim=1))
-    found = observation[:, :1] + reward.change_scaler.invert(reward.prediction(scaled))
+    found = observation[:, :1] + reward.change_scaler.invert(reward.expected_change(observation, action))
     torch.testing.assert_close(found, following, atol=2e-4, rtol=0)
     # No deviation is left to measure by.
     torch.testing.assert_close(reward.prediction.spread, torch.tensor([LEAST_SPREAD]))
     # And it goes on beyond the log.
-    far = torch.cat([torch.tensor([[5.0, 2.0]]), torch.tensor([[1.5]])], dim=1)
-    change = reward.change_scaler.invert(reward.prediction(reward.input_scaler(far)))
+    change = reward.change_scaler.invert(reward.expected_change(torch.tensor([[5.0, 2.0]]), torch.tensor([[1.5]])))
     assert float(change) == pytest.approx((0.2 + 1.0) * 1.5 - 0.1 * 2 * 5, abs=0.01)
 
 
@@ -63,7 +61,7 @@ def test_it_is_ridge_regression(states: int, load: bool, history: int) -> None:
     log = noisy_plant.log(plant)
     reward = untrained(log, plant, config())
     fit_linear_prediction(reward, log)
-    assert reward.prediction is not None
+    assert isinstance(reward.prediction, LinearPrediction)
     observation, action, following = tensors(log, log.rows)
     x = reward.prediction.features(reward.input_scaler(torch.cat([observation, action], dim=1))).double().numpy()
     y = reward.change_scaler(following - observation[:, :states]).double().numpy()
@@ -91,7 +89,7 @@ def ridge_chosen(log: LoggedTransitions, plant: PlantSpec, monkeypatch: pytest.M
     """Which strength gives the weights that are found."""
     reward = untrained(log, plant, config())
     fit_linear_prediction(reward, log)
-    assert reward.prediction is not None
+    assert isinstance(reward.prediction, LinearPrediction)
     found, apart = reward.prediction.weight.clone(), {}
     for strength in innovation.STRENGTHS:
         with monkeypatch.context() as patch:
@@ -115,7 +113,7 @@ def test_a_log_too_short_to_cut_is_fitted_all_the_same() -> None:
     log, plant = varying_gain(4), noisy_plant.spec()
     reward = untrained(log, plant, config())
     fit_linear_prediction(reward, log)
-    assert reward.prediction is not None
+    assert isinstance(reward.prediction, LinearPrediction)
     assert bool(torch.isfinite(reward.prediction.weight).all())
     assert float(reward.prediction.weight.abs().max()) < 10
 
@@ -129,7 +127,7 @@ def test_more_rows_than_are_needed_are_thinned(monkeypatch: pytest.MonkeyPatch) 
     asked.clear()
     fit_linear_prediction(reward, log)
     assert sum(asked) == -(-len(log.rows) // -(-len(log.rows) // 100)) <= 100
-    assert reward.prediction is not None
+    assert isinstance(reward.prediction, LinearPrediction)
     spread = float(reward.prediction.spread * reward.change_scaler.spread)
     assert spread == pytest.approx(NOISE, rel=0.3)
 
@@ -164,7 +162,7 @@ def test_many_rows_of_many_columns_are_summed_up_part_by_part(monkeypatch: pytes
     monkeypatch.setattr(LinearPrediction, "features", features)
     reward = untrained(log, plant, config())
     fit_linear_prediction(reward, log)
-    assert reward.prediction is not None
+    assert isinstance(reward.prediction, LinearPrediction)
     assert reward.prediction.weight.shape == (61 + 9 * 52, 20)
     assert max(held) <= 8192 * 529
     assert len(log.rows) / 2 <= sum(held) / 529 <= innovation.MAX_ROWS

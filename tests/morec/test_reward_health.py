@@ -39,9 +39,7 @@ class Planted(DiscriminatorEnsemble):
     formulas: tuple[Any, ...]
 
     def logits(self, observation: torch.Tensor, action: torch.Tensor, scaled_change: torch.Tensor) -> torch.Tensor:
-        assert self.prediction is not None
-        scaled = self.input_scaler(torch.cat([observation, action], dim=-1))
-        z = self.prediction.innovation(scaled, scaled_change)[..., 0]
+        z = ((scaled_change - self.expected_change(observation, action)) / self.unit)[..., 0]
         far = (observation[..., 0].abs() > 4).expand_as(z)
         return torch.stack([formula(z, far) for formula in self.formulas])
 
