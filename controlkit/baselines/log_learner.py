@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from controlkit.models.actor import Actor, BehaviourClone
 from controlkit.replay import Batch
 
 
-class LogLearner:
+class LogLearner(ABC):
     """A learner whose `update` sees logged transitions only.
 
     Args:
@@ -41,9 +42,9 @@ class LogLearner:
         self.actor_optimiser = torch.optim.Adam(actor.net.parameters(), lr=config.actor_learning_rate)
         self.updates = self.averages = 0
 
+    @abstractmethod
     def update(self, batch: Batch, generator: torch.Generator) -> NamedTuple:
         """One gradient step; returns its losses as tensors."""
-        raise NotImplementedError
 
     def warm_start(self, observation: Tensor) -> Tensor:
         """One step that brings the actor's command to the cloned operator's: (B, O) -> the loss."""

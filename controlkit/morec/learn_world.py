@@ -57,7 +57,7 @@ def learn_world(
     metrics += fit_dynamics_reward(
         models.reward, log, models.behaviour, folder.spec, config.reward, generator, progress
     )
-    models, found = _distilled(models, log, limits, config, progress)
+    models, found = distilled(models, log, limits, config, progress)
     models = replace(models, threshold=_threshold(models, held_out, config, progress), residuals=fit.residuals)
     _examine(models, held_out, limits, folder, found, progress)
     if models.regressor is not None:
@@ -75,10 +75,11 @@ def scale_to_log(models: Models, log: LoggedTransitions, config: RunConfig, limi
     set_scaler(models.reward.change_scaler, change_scaler(log))
 
 
-def _distilled(
+def distilled(
     models: Models, log: LoggedTransitions, limits: CommandLimits, config: RunConfig, progress: Progress
 ) -> tuple[Models, DistilFit | None]:
-    """One network in place of the average, unless it ranks otherwise."""
+    """One network in place of the average where the configuration asks for it, unless it ranks otherwise; and how well
+    it ranks."""
     if models.distilled is None:
         return models, None
     generator = stage_generator(config, "distilled reward")

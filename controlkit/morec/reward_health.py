@@ -18,12 +18,13 @@ from controlkit.objective import CommandLimits
 from controlkit.ranks import agreement_matrix, spearman
 from controlkit.replay import LoggedTransitions
 
-ROWS, DISPLACED = 512, 32
+ROWS, DISPLACED, AT_ONCE = 512, 32, 4
 # Decades of the displacements, in units of the innovation.
 SMALLEST, LARGEST = -0.5, 1.5
 # What counts as trouble.
 LEAST_RANK = 0.5
-LEAST_CONTRAST = 0.05
+LEAST_CONTRAST = 0.2  # in log odds: D of 0.55 against 0.5
+LEAST_VARIATION = 0.05
 MOST_RUNAWAY = 0.05
 LEAST_AGREEMENT = 0.5
 # A peak is runaway if it lies farther than this from what a linear prediction expects, in innovations, and more than
@@ -38,6 +39,7 @@ class RewardHealth:
     Attributes:
         rank: mean over held-out transitions of the rank correlation of r_D with minus the displacement of the outcome.
         probability_real, probability_false: mean D of recorded and of displaced outcomes.
+        contrast: median difference of the log odds of a recorded outcome and of the same one displaced.
         runaway_share: share of far (s, a) whose highest reward lies far beyond what the plant can do.
         agreement: mean rank correlation of two snapshots on the same displaced outcomes.
         collapsed: how many networks give all outcomes the same odds.
@@ -50,6 +52,7 @@ class RewardHealth:
     rank: float
     probability_real: float
     probability_false: float
+    contrast: float
     runaway_share: float
     agreement: float
     collapsed: int
@@ -61,7 +64,8 @@ class RewardHealth:
 
     def to_dict(self) -> dict[str, float | list[str]]:
         """The figures and warnings, for JSON."""
-        names = ("rank", "probability_real", "probability_false", "runaway_share", "agreement", "collapsed")
+        of_d = ("probability_real", "probability_false", "contrast")
+        names = ("rank", *of_d, "runaway_share", "agreement", "collapsed")
         return {name: getattr(self, name) for name in names} | {"warnings": list(self.warnings)}
 
 
@@ -83,22 +87,28 @@ def examine(
     size = torch.empty(DISPLACED, ROWS, 1, device=rows.device).uniform_(SMALLEST, LARGEST, generator=generator)
     noise = torch.empty(DISPLACED, *change.shape, device=rows.device).normal_(generator=generator)
     displacement = 10.0**size * noise  # (C, R, S)
-    logits = reward.logits(observation, action, change + reward.unit * displacement)  # (K, C, R)
+    logits = _judged(reward, observation, action, change + reward.unit * displacement)  # (K, C, R)
     genuine = reward.logits(observation, action, change)  # (K, R)
     distance = displacement.norm(dim=-1).T  # (R, C)
     scores = mean_logit(logits).T  # (R, C)
     rank = float(spearman(scores, -distance).mean())
+    contrast = float((mean_logit(genuine) - scores.T).median())
     real, false = float(torch.sigmoid(genuine).mean()), float(torch.sigmoid(logits).mean())
     agreements = agreement_matrix(logits.transpose(1, 2))  # (K, K)
     pairs = agreements[~torch.eye(len(agreements), dtype=torch.bool, device=rows.device)]
     agreement = float(pairs.mean()) if len(pairs) else 1.0
-    collapsed = int((logits.flatten(1).std(dim=1) < LEAST_CONTRAST).sum())
+    collapsed = int((logits.flatten(1).std(dim=1) < LEAST_VARIATION).sum())
     runaway = _runaway_share(reward, held_out, limits, generator)
-    warnings = _warnings(rank, real, false, runaway, agreement, collapsed, len(agreements))
+    warnings = _warnings(rank, real, false, contrast, runaway, agreement, collapsed, len(agreements))
     recorded, displaced = dynamics_reward(mean_logit(genuine)), dynamics_reward(scores)
     return RewardHealth(
-        rank, real, false, runaway, agreement, collapsed, warnings, distance, displaced, recorded, agreements
+        rank, real, false, contrast, runaway, agreement, collapsed, warnings, distance, displaced, recorded, agreements
     )
+
+
+def _judged(reward: DiscriminatorEnsemble, observation: Tensor, action: Tensor, changes: Tensor) -> Tensor:
+    """Log odds of many candidates, a few at a time, as all at once take a gigabyte: (C, R, S) -> (K, C, R)."""
+    return torch.cat([reward.logits(observation, action, some) for some in changes.split(AT_ONCE)], dim=1)
 
 
 def _runaway_share(
@@ -110,19 +120,24 @@ def _runaway_share(
     size = torch.logspace(-1.0, 2.3, 64, device=centre.device)  # (C,)
     direction = torch.empty(64, *centre.shape, device=centre.device).normal_(generator=generator)
     direction = direction / direction.norm(dim=-1, keepdim=True)
-    logits = mean_logit(
-        reward.logits(observation, action, centre + reward.unit * size[:, None, None] * direction)
-    )  # (C, R)
-    scores = torch.nn.functional.softplus(logits)  # r_D
+    changes = centre + reward.unit * size[:, None, None] * direction
+    scores = torch.nn.functional.softplus(mean_logit(_judged(reward, observation, action, changes)))  # r_D (C, R)
     beyond = scores[(size > NEAR) & (size <= FAR)].amax(dim=0)
     return float((beyond > 2.0 * scores[size <= NEAR].amax(dim=0)).float().mean())
 
 
 def _warnings(
-    rank: float, real: float, false: float, runaway: float, agreement: float, collapsed: int, members: int
+    rank: float,
+    real: float,
+    false: float,
+    contrast: float,
+    runaway: float,
+    agreement: float,
+    collapsed: int,
+    members: int,
 ) -> tuple[str, ...]:
     found = []
-    if real - false < LEAST_CONTRAST:
+    if contrast < LEAST_CONTRAST:
         found.append(
             f"the dynamics reward hardly tells recorded outcomes (D {real:.2f}) from displaced ones (D {false:.2f}), "
             "as where a generator has won. Use reward.method noise or reward.form airl, or raise reward.learning_rate"

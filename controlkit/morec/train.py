@@ -7,37 +7,26 @@ stage (or the epochs since the last checkpoint) that was cut, and ends with the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from controlkit.artifacts import Models, RunFolder, build_critics, build_models
-from controlkit.baselines.bc import BCLearner
-from controlkit.baselines.log_learner import LogLearner
-from controlkit.baselines.td3_bc import TD3BCLearner
+from controlkit.artifacts import Models, RunFolder, build_models
 from controlkit.config import RunConfig
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import ArtifactError
-from controlkit.morec.bellman_doubt import BellmanDoubt
 from controlkit.morec.checkpoints import save_checkpoint
 from controlkit.morec.constraints import Constraints
-from controlkit.morec.dynamics import WorldModel
-from controlkit.morec.exogenous import sequence
-from controlkit.morec.fixed_rollout import make_roller
 from controlkit.morec.learn_world import learn_world
-from controlkit.morec.policy_update import PolicyLearner
-from controlkit.morec.rollout import Rollouts, StartRows, training_reward
+from controlkit.morec.policy_training import PolicyTraining
+from controlkit.morec.rollout import Rollouts
 from controlkit.morec.streams import stage_generator
 from controlkit.morec.transition_filter import TransitionFilter
-from controlkit.morec.update_blocks import UpdateBlocks, sensible_threads
-from controlkit.objective import CommandLimits
 from controlkit.progress import Progress
-from controlkit.replay import LoggedTransitions, ModelTransitions
+from controlkit.replay import LoggedTransitions
 
 Metrics = list[dict[str, float]]
-Learner = PolicyLearner | LogLearner
 
 
 def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Models:
@@ -57,7 +46,6 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     parts = {name: folder.split.part(data, name) for name in ("training", "calibration")}
     log, held_out = (LoggedTransitions(part, config.device) for part in parts.values())
     parts["calibration"].save(folder.path / "calibration")
-    limits = CommandLimits(folder.spec)
 
     checkpoint = folder.load_checkpoint() or {"stage": "start", "metrics": []}
     metrics: Metrics = checkpoint["metrics"]
@@ -69,85 +57,28 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
         save_checkpoint(folder, {"stage": "policy", "models": models.state_dict(), "metrics": metrics}, "stage 1")
         checkpoint = {}
 
-    world = WorldModel(models.dynamics, folder.spec, config.device, models.reward_model)
     elites = models.dynamics.lean()  # in rollouts nothing is computed in vain
     chooser = TransitionFilter(elites, models.judge, config.filter, float(models.threshold), models.regressor)
-    spread = max(float(log.rewards[log.rows].std()), 1e-6)
-    centred = config.policy.centre_rewards and not folder.spec.episodes.terminated
-    centre = float(log.rewards[log.rows].mean()) if centred else 0.0
-    critics = _scaled_policy(models, build_critics(config, folder.spec, stage_generator(config, "critics")), config)
-    learner = _learner(models, critics, limits, config, spread, world, centre)
-    rollout, imagines = config.rollout, config.policy.algorithm == "sac"
-    constraints = Constraints(world.objective, rollout, log, spread)
-    _say_what_is_off(config, constraints, progress)
-    capacity = rollout.keep * rollout.starts * rollout.length if imagines else 0
-    ring = ModelTransitions(log.layout, capacity, config.device, len(constraints.names))
-    generator = stage_generator(config, "policy")
-    exogenous = sequence(log, folder.spec, config.dynamics, generator)
+    policy = PolicyTraining(models, chooser, folder.spec, log, config)
+    _say_what_is_off(config, policy.constraints, progress)
     if "learner" in checkpoint:
-        learner.load_state_dict(checkpoint["learner"])
-        ring.load_state_dict(checkpoint["ring"])
-        constraints.load_state_dict(checkpoint["constraints"])
-        generator.set_state(checkpoint["generator"])
-
-    residuals = models.residuals if rollout.residual_noise else None
-    real = round(config.policy.real_ratio * config.policy.batch_size)
-    epochs = -(-config.policy.updates // rollout.every)
-    starts = StartRows(log, rollout)
-    roll = make_roller(
-        world,
-        chooser,
-        _exploring(models, generator),
-        log,
-        rollout,
-        generator,
-        residuals,
-        exogenous,
-        graphs=config.cuda_graphs,
-    )
-    blocks = UpdateBlocks(
-        learner,
-        log,
-        ring,
-        real,
-        config.policy.batch_size,
-        generator,
-        graphs=config.cuda_graphs,
-        threads=sensible_threads(config.policy, config.threads),
-    )
-    progress.start("policy", epochs)
-    progress.advance(learner.updates // rollout.every)
-    for _ in range(config.policy.warm_start if not learner.updates else 0):
-        learner.warm_start(log.observe(log.sample(config.policy.batch_size, generator)))
+        policy.load_state_dict(checkpoint)
+    progress.start("policy", policy.epochs)
+    progress.advance(policy.updates // config.rollout.every)
+    policy.warm_start()
     warned = False
-    while learner.updates < config.policy.updates:
-        rolled: Rollouts | None = None
-        if imagines:
-            rows = starts.draw(generator)
-            rolled = roll(rows)
-            reward = training_reward(rolled, world, rollout, spread)
-            violations = constraints.violations(rolled.next_frame)
-            ring.extend(rolled.observation, rolled.action, rolled.next_frame, reward, rolled.terminated, violations)
-            constraints.update(violations, ring)
-            warned = warned or _warn_if_all_rejected(rolled, chooser, progress)
-        losses = blocks.run(min(rollout.every, config.policy.updates - learner.updates))
-        learner.require_finite(losses)
-        metrics.append(_policy_row(learner.updates, losses, rolled, rollout.starts) | constraints.figures())
+    while not policy.finished:
+        losses, rolled = policy.epoch()
+        warned = warned or _warn_if_all_rejected(rolled, chooser, progress)
+        metrics.append(
+            _policy_row(policy.updates, losses, rolled, config.rollout.starts) | policy.constraints.figures()
+        )
         progress.advance(note=_note(metrics[-1]))
-        done = learner.updates // rollout.every
-        if done % config.checkpoint_every == 0 or learner.updates >= config.policy.updates:
-            content = {
-                "stage": "policy",
-                "models": models.state_dict(),
-                "metrics": metrics,
-                "learner": learner.state_dict(),
-                "ring": ring.state_dict(),
-                "constraints": constraints.state_dict(),
-                "generator": generator.get_state(),
-            }
-            save_checkpoint(folder, content, f"policy, update {learner.updates}")
+        if policy.updates // config.rollout.every % config.checkpoint_every == 0 or policy.finished:
+            content = {"stage": "policy", "models": models.state_dict(), "metrics": metrics} | policy.state_dict()
+            save_checkpoint(folder, content, f"policy, update {policy.updates}")
             folder.write_metrics(metrics)
-    models = _to(replace(models, actor=learner.final_actor()), "cpu")
+    models = _to(replace(models, actor=policy.final_actor()), "cpu")
     folder.write_metrics(metrics)
     folder.save_models(models)
     folder.write_state("trained", seconds=round(time.monotonic() - began, 1))
@@ -162,39 +93,6 @@ def _say_what_is_off(config: RunConfig, constraints: Constraints, progress: Prog
         progress.message(f"{algorithm} learns from the log alone: the world model serves evaluation and safety only.")
     if config.rollout.constraints == "lagrangian" and not constraints.names:
         progress.message("The plant has no constraints, so rollout.constraints: lagrangian is off in this run.")
-
-
-def _scaled_policy(models: Models, critics: Any, config: RunConfig) -> Any:
-    """Actor and critics take their scaling from the cloned operator, which was fitted on the log, and the actor its
-    belief from the best elite."""
-    if models.actor.belief is not None:
-        models.actor.belief.load_state_dict(models.dynamics.elites_only(1).state_dict())
-    models.actor.input_scaler.load_state_dict(models.behaviour.input_scaler.state_dict())
-    critics.input_scaler.load_state_dict(models.reward.input_scaler.state_dict())
-    return critics.to(config.device)
-
-
-def _exploring(models: Models, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda observation: models.actor.sample(observation, generator)[0]
-
-
-def _learner(
-    models: Models,
-    critics: Any,
-    limits: CommandLimits,
-    config: RunConfig,
-    spread: float,
-    world: WorldModel,
-    centre: float,
-) -> Learner:
-    """What the configuration trains the policy with."""
-    if config.policy.algorithm == "bc":
-        return BCLearner(models.actor, models.behaviour, config.policy)
-    if config.policy.algorithm == "td3_bc":
-        return TD3BCLearner(models.actor, critics, models.behaviour, limits, config.policy, spread)
-    mobile = config.rollout.penalty == "mobile"
-    doubt = BellmanDoubt(world, config.rollout.penalty_coefficient) if mobile else None
-    return PolicyLearner(models.actor, critics, models.behaviour, limits, config.policy, spread, doubt, centre)
 
 
 def _policy_row(updates: int, losses: Any, rolled: Rollouts | None, starts: int) -> dict[str, float]:
@@ -214,9 +112,9 @@ def _note(row: dict[str, float]) -> str:
     return f"{name.replace('_', ' ')} {row[name]:.4g}"
 
 
-def _warn_if_all_rejected(rolled: Rollouts, chooser: TransitionFilter, progress: Progress) -> bool:
+def _warn_if_all_rejected(rolled: Rollouts | None, chooser: TransitionFilter, progress: Progress) -> bool:
     """Warns where no transition was accepted, and says whether it did."""
-    if len(rolled.reward):
+    if rolled is None or len(rolled.reward):
         return False
     progress.message(
         f"Warning: the threshold {chooser.threshold:.3g} ended every rollout at its first step, so the policy "

@@ -116,6 +116,23 @@ def test_one_half_everywhere_is_named() -> None:
     assert "reward.method noise or reward.form airl" in health.warnings[0]
 
 
+def test_what_tells_outcomes_apart_at_tiny_probabilities_is_not_called_undecided() -> None:
+    """The density of a plant without noise is sharp, and D near 0 for real and false outcomes alike."""
+    health = health_of(planted(lambda z, far: density(z, far) - 20.0))
+    assert health.probability_real - health.probability_false < 1e-6
+    assert health.contrast > 1.0
+    named(health)
+
+
+def test_the_contrast_is_the_median_of_differences_in_log_odds() -> None:
+    health = health_of(planted(lambda z, far: z))
+    # As many displacements raise the outcome as lower it.
+    assert health.contrast == pytest.approx(0.0, abs=0.1)
+    shifted = health_of(planted(lambda z, far: torch.where(z.abs() > 0.3, 1.0, 4.0)))
+    assert shifted.contrast == 0.0
+    assert any("hardly tells" in text for text in shifted.warnings)
+
+
 def test_a_runaway_peak_is_named() -> None:
     def runaway(z: torch.Tensor, far: torch.Tensor) -> torch.Tensor:
         return torch.where(far & (z.abs() > 60), 30.0, density(z, far))
@@ -150,7 +167,8 @@ def test_a_reward_that_ranks_the_wrong_way_is_named() -> None:
 def test_figures_are_plain_numbers() -> None:
     content = health_of(planted(density)).to_dict()
     assert list(content) == [
-        "rank", "probability_real", "probability_false", "runaway_share", "agreement", "collapsed", "warnings",
+        "rank", "probability_real", "probability_false", "contrast", "runaway_share", "agreement", "collapsed",
+        "warnings",
     ]  # fmt: skip
     assert content["warnings"] == []
 

@@ -33,8 +33,8 @@ def test_every_figure_and_limit_is_explained() -> None:
 
 
 def test_every_warning_is_quoted() -> None:
-    said = _warnings(rank=0.0, real=0.5, false=0.5, runaway=1.0, agreement=0.0, collapsed=1, members=2)
-    said += _warnings(rank=1.0, real=0.9, false=0.1, runaway=0.0, agreement=0.0, collapsed=0, members=2)
+    said = _warnings(rank=0.0, real=0.5, false=0.5, contrast=0.0, runaway=1.0, agreement=0.0, collapsed=1, members=2)
+    said += _warnings(rank=1.0, real=0.9, false=0.1, contrast=9.0, runaway=0.0, agreement=0.0, collapsed=0, members=2)
     assert len(said) == 5
     quotes = re.findall(r'"([^"]+)"', PAGE)
     for text in said:

@@ -1,0 +1,170 @@
+"""The policy's training: model rollouts and gradient steps in turn, for a run and for a study alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from controlkit.artifacts import Models, build_critics
+from controlkit.baselines.bc import BCLearner
+from controlkit.baselines.log_learner import LogLearner
+from controlkit.baselines.td3_bc import TD3BCLearner
+from controlkit.config import RunConfig
+from controlkit.models.actor import Actor
+from controlkit.models.critic import Critics
+from controlkit.morec.bellman_doubt import BellmanDoubt
+from controlkit.morec.constraints import Constraints
+from controlkit.morec.dynamics import WorldModel
+from controlkit.morec.exogenous import sequence
+from controlkit.morec.fixed_rollout import make_roller
+from controlkit.morec.policy_update import PolicyLearner
+from controlkit.morec.rollout import Rollouts, StartRows, training_reward
+from controlkit.morec.streams import stage_generator
+from controlkit.morec.transition_filter import TransitionFilter
+from controlkit.morec.update_blocks import UpdateBlocks, sensible_threads
+from controlkit.objective import CommandLimits
+from controlkit.replay import LoggedTransitions, ModelTransitions
+from controlkit.spec import PlantSpec
+
+Learner = PolicyLearner | LogLearner
+
+
+class Epoch(NamedTuple):
+    """What one epoch gave: the rollouts are `None` for algorithms that learn from the log alone."""
+
+    losses: Any  # a named tuple of tensors
+    rolled: Rollouts | None
+
+
+class PolicyTraining:
+    """Trains the actor of `models`, which takes its scaling from the cloned operator, in place.
+
+    Args:
+        models: the world and the cloned operator are fitted, and scaled to the log.
+        chooser: predicts and chooses in rollouts.
+        spec: the plant.
+        log: recorded transitions.
+        config: of rollouts and policy.
+
+    Attributes:
+        chooser, constraints, rollout: see there.
+        epochs: how many there are in all.
+        imagines: whether the algorithm uses model rollouts.
+    """
+
+    def __init__(
+        self, models: Models, chooser: TransitionFilter, spec: PlantSpec, log: LoggedTransitions, config: RunConfig
+    ) -> None:
+        self.chooser, self.log, self.rollout, self._policy = chooser, log, config.rollout, config.policy
+        self.epochs, self.imagines = -(-config.policy.updates // config.rollout.every), config.policy.algorithm == "sac"
+        rollout, batch = config.rollout, config.policy.batch_size
+        self._world = WorldModel(models.dynamics, spec, config.device, models.reward_model)
+        self._spread = max(float(log.rewards[log.rows].std()), 1e-6)
+        critics = _scaled_critics(models, spec, config)
+        self._learner = _learner(models, critics, log, config, self._spread, self._world)
+        self.constraints = Constraints(self._world.objective, rollout, log, self._spread)
+        capacity = rollout.keep * rollout.starts * rollout.length if self.imagines else 0
+        self._ring = ModelTransitions(log.layout, capacity, config.device, len(self.constraints.names))
+        self._generator = generator = stage_generator(config, "policy")
+        exogenous = sequence(log, spec, config.dynamics, generator)
+        self._starts = StartRows(log, rollout)
+        self._roll = make_roller(
+            self._world,
+            chooser,
+            lambda observation: models.actor.sample(observation, generator)[0],
+            log,
+            rollout,
+            generator,
+            models.residuals if rollout.residual_noise else None,
+            exogenous,
+            graphs=config.cuda_graphs,
+        )
+        self._blocks = UpdateBlocks(
+            self._learner,
+            log,
+            self._ring,
+            round(config.policy.real_ratio * batch),
+            batch,
+            generator,
+            graphs=config.cuda_graphs,
+            threads=sensible_threads(config.policy, torch.get_num_threads()),
+        )
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps so far."""
+        return self._learner.updates
+
+    @property
+    def finished(self) -> bool:
+        """Whether all gradient steps are done."""
+        return self.updates >= self._policy.updates
+
+    def warm_start(self) -> None:
+        """Brings the actor near the cloned operator; nothing where training has begun."""
+        for _ in range(self._policy.warm_start if not self.updates else 0):
+            self._learner.warm_start(self.log.observe(self.log.sample(self._policy.batch_size, self._generator)))
+
+    def epoch(self) -> Epoch:
+        """Rollouts, then `rollout.every` gradient steps, or as many as are left.
+
+        Raises:
+            TrainingError: a loss is no number; says at which update.
+        """
+        rolled: Rollouts | None = None
+        if self.imagines:
+            rolled = self._roll(self._starts.draw(self._generator))
+            reward = training_reward(rolled, self._world, self.rollout, self._spread)
+            violations = self.constraints.violations(rolled.next_frame)
+            self._ring.extend(
+                rolled.observation, rolled.action, rolled.next_frame, reward, rolled.terminated, violations
+            )
+            self.constraints.update(violations, self._ring)
+        losses = self._blocks.run(min(self.rollout.every, self._policy.updates - self.updates))
+        self._learner.require_finite(losses)
+        return Epoch(losses, rolled)
+
+    def final_actor(self) -> Actor:
+        """The actor to keep."""
+        return self._learner.final_actor()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the models."""
+        parts = {name: getattr(self, f"_{name}").state_dict() for name in ("learner", "ring")}
+        return parts | {"constraints": self.constraints.state_dict(), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, content: Mapping[str, Any]) -> None:
+        """Reads what `state_dict` wrote."""
+        self._learner.load_state_dict(content["learner"])
+        self._ring.load_state_dict(content["ring"])
+        self.constraints.load_state_dict(content["constraints"])
+        self._generator.set_state(content["generator"])
+
+
+def _scaled_critics(models: Models, spec: PlantSpec, config: RunConfig) -> Critics:
+    """Actor and critics take their scaling from the cloned operator and the dynamics reward, which were fitted on the
+    log, and the actor its belief from the best elite."""
+    critics = build_critics(config, spec, stage_generator(config, "critics"))
+    if models.actor.belief is not None:
+        models.actor.belief.load_state_dict(models.dynamics.elites_only(1).state_dict())
+    models.actor.input_scaler.load_state_dict(models.behaviour.input_scaler.state_dict())
+    critics.input_scaler.load_state_dict(models.reward.input_scaler.state_dict())
+    return critics.to(config.device)
+
+
+def _learner(
+    models: Models, critics: Critics, log: LoggedTransitions, config: RunConfig, spread: float, world: WorldModel
+) -> Learner:
+    """What the configuration trains the policy with."""
+    policy, limits = config.policy, CommandLimits(world.objective.spec)
+    if policy.algorithm == "bc":
+        return BCLearner(models.actor, models.behaviour, policy)
+    if policy.algorithm == "td3_bc":
+        return TD3BCLearner(models.actor, critics, models.behaviour, limits, policy, spread)
+    mobile = config.rollout.penalty == "mobile"
+    doubt = BellmanDoubt(world, config.rollout.penalty_coefficient) if mobile else None
+    centred = policy.centre_rewards and not world.objective.spec.episodes.terminated
+    centre = float(log.rewards[log.rows].mean()) if centred else 0.0
+    return PolicyLearner(models.actor, critics, models.behaviour, limits, policy, spread, doubt, centre)
