@@ -18,31 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from controlkit.artifacts import Models, build_dynamics, build_models, commit, regressor_config
-from controlkit.benchmarks.known_truth import (
-    Points,
-    Predict,
-    Score,
-    judge_picks,
-    operator_log,
-    picking,
-    plain_spec,
-    rollout_mae,
-)
+from controlkit.artifacts import Models, commit
+from controlkit.benchmarks.filter_methods import OTHERS, REWARDS, fit_ensemble, get_method
+from controlkit.benchmarks.known_truth import Points, Predict, Score, judge_picks, operator_log, rollout_mae
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
-from controlkit.config import RunConfig
 from controlkit.errors import ControlkitError, nearest
 from controlkit.files import write_json, write_text
 from controlkit.models.ensemble import GaussianEnsemble
-from controlkit.morec.distil import distil
-from controlkit.morec.dynamics import fit_dynamics
-from controlkit.morec.dynamics_reward import fit_behaviour, fit_dynamics_reward
-from controlkit.morec.learn_world import scale_to_log
-from controlkit.morec.transition_filter import TransitionFilter
-from controlkit.objective import CommandLimits
-from controlkit.progress import Progress, Silent
+from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
 from envs.refrigerator import Noise
 
@@ -53,21 +37,6 @@ SUITE, TRAINING_SEEDS = "refrigerator", 3
 NOISES: tuple[Noise, ...] = ("process", "measurement")
 NOISE_STD = 0.1
 CONTROLLERS = ("p", "pid")
-# Chosen by the error on the farthest rows of other logs, once fitted without them (controlkit/morec/holdout.py).
-DYNAMICS: Mapping[str, Any] = {"hidden": [128, 128], "activation": "silu", "patience": 10}
-# Settings of the dynamics reward, by name of the method.
-REWARDS: Mapping[str, Mapping[str, Any]] = {
-    "noise": {"method": "noise"},
-    "irl": {"method": "irl"},
-    "irl, pathwise": {"method": "irl", "generator": "pathwise"},
-    "irl, gail": {"method": "irl", "form": "gail"},
-    "irl, gail, pathwise": {"method": "irl", "form": "gail", "generator": "pathwise"},
-    "mixed": {"method": "mixed"},
-    "noise, change": {"method": "noise", "coordinates": "change"},
-    "irl, change": {"method": "irl", "coordinates": "change"},
-}
-# Choices and predictions without a dynamics reward.
-OTHERS = ("ensemble_mean", "medoid", "regressor", "linear", "least_squares", "best")
 METHODS = (*OTHERS, *REWARDS, "distilled")
 
 
@@ -146,7 +115,7 @@ def run_one(job: Job) -> dict[str, Any]:
     rewards: dict[str, Models] = {}
     for method in methods:
         began = time.monotonic()
-        score, predict = _method(method, log, ensemble, seed, rewards)
+        score, predict = get_method(method, log, ensemble, seed, rewards)
         seconds = time.monotonic() - began
         figures[method] = _figures(score, predict, ensemble, points, seed) | {"seconds": seconds}
     part = key | {"figures": figures}
@@ -154,125 +123,9 @@ def run_one(job: Job) -> dict[str, Any]:
     return part
 
 
-def fit_ensemble(log: LoggedTransitions, seed: int, **changes: Any) -> tuple[GaussianEnsemble, float]:
-    """The ensemble of the suite, or one with other settings, and its hold-out error in kelvin."""
-    config = RunConfig.from_dict({"dynamics": {**DYNAMICS, **changes}, "seed": seed})
-    generator = torch.Generator().manual_seed(seed)
-    ensemble = build_dynamics(config.dynamics, plain_spec(), generator)
-    limits = CommandLimits(plain_spec())
-    fit = fit_dynamics(ensemble, log, config.dynamics, config.scaling, limits, generator, Silent())
-    return ensemble, float(fit.holdout_rmse.square().mean().sqrt())
-
-
-def fit_reward(log: LoggedTransitions, seed: int, settings: Mapping[str, Any]) -> Models:
-    """Networks of a run of which the cloned operator and the dynamics reward are trained."""
-    config, spec = RunConfig.from_dict({"reward": dict(settings), "seed": seed}), plain_spec()
-    limits, generator = CommandLimits(spec), torch.Generator().manual_seed(seed)
-    models = build_models(config, spec, generator)
-    scale_to_log(models, log, config, limits)
-    fit_behaviour(models.behaviour, log, config.reward.behaviour_updates, generator, Silent())
-    fit_dynamics_reward(models.reward, log, models.behaviour, spec, config.reward, generator, Silent())
-    return models
-
-
 def noise_floor(noise: Noise) -> float:
     """The one-step error of a perfect model, kelvin. Of a noisy measurement it predicts another one: both are noisy."""
     return NOISE_STD if noise == "process" else NOISE_STD * float(np.sqrt(1.0 + (1.0 - 0.02) ** 2))
-
-
-def reward_score(reward: Any) -> Score:
-    """A dynamics reward as a score: its log odds, which do not flatten out where the reward does."""
-
-    def score(observation: Tensor, action: Tensor, offered: Tensor) -> Tensor:
-        with torch.no_grad():
-            odds: Tensor = reward.log_odds(observation, action, offered)
-        return odds
-
-    return score
-
-
-def _method(
-    method: str, log: LoggedTransitions, ensemble: GaussianEnsemble, seed: int, rewards: dict[str, Models]
-) -> tuple[Score | None, Predict]:
-    """The score by which a method picks (None where it does not pick), and the model it makes."""
-    if method in REWARDS or method == "distilled":
-        name = "noise" if method == "distilled" else method
-        if name not in rewards:
-            rewards[name] = fit_reward(log, seed, REWARDS[name])
-        reward: Any = rewards[name].reward
-        if method == "distilled":
-            settings, reward = RunConfig.from_dict({"reward": dict(REWARDS[name])}).reward, rewards[name].distilled
-            generator = torch.Generator().manual_seed(seed)
-            limits = CommandLimits(plain_spec())
-            distil(reward, rewards[name].reward, log, limits, settings.distil_updates, generator, Silent())
-        score = reward_score(reward)
-        return score, picking(score, ensemble, seed)
-    if method == "ensemble_mean":
-
-        def mean(observation: Tensor, action: Tensor) -> Tensor:
-            with torch.no_grad():
-                expected: Tensor = ensemble(observation, action)[0].mean(dim=0)
-            return expected
-
-        return _nearest(mean), mean
-    if method in ("medoid", "regressor"):
-        score = _without_reward(method, log, ensemble, seed)
-        return score, picking(score, ensemble, seed)
-    if method == "best":
-        return _best, picking(_best, ensemble, seed)
-    if "noise" not in rewards:
-        rewards["noise"] = fit_reward(log, seed, REWARDS["noise"])
-    linear = _linear(rewards["noise"].reward)
-    if method == "least_squares":
-        return None, linear
-    return _nearest(linear), picking(_nearest(linear), ensemble, seed)
-
-
-def _without_reward(choose: str, log: LoggedTransitions, ensemble: GaussianEnsemble, seed: int) -> Score:
-    """The filter's own choices without a reward."""
-    config = RunConfig.from_dict({"filter": {"choose": choose}, "dynamics": dict(DYNAMICS), "seed": seed})
-    regressor = None
-    if choose == "regressor":
-        settings, generator = regressor_config(config.dynamics), torch.Generator().manual_seed(seed)
-        regressor = build_dynamics(settings, plain_spec(), generator)
-        fit_dynamics(regressor, log, settings, config.scaling, CommandLimits(plain_spec()), generator, Silent())
-    models = build_models(config, plain_spec(), torch.Generator().manual_seed(seed))
-    chooser = TransitionFilter(ensemble, models.reward, config.filter, -np.inf, regressor)
-
-    def score(observation: Tensor, action: Tensor, offered: Tensor) -> Tensor:
-        with torch.no_grad():
-            distance: Tensor = chooser.without_reward(observation, action, offered)
-        return -distance
-
-    return score
-
-
-def _nearest(predict: Predict) -> Score:
-    """Prefers what lies nearest to a prediction."""
-
-    def score(observation: Tensor, action: Tensor, offered: Tensor) -> Tensor:
-        distance: Tensor = (offered - predict(observation, action)).norm(dim=-1)
-        return -distance
-
-    return score
-
-
-def _linear(reward: Any) -> Predict:
-    """The linear prediction from which the dynamics reward measures innovations, as a model of its own."""
-
-    def predict(observation: Tensor, action: Tensor) -> Tensor:
-        change = reward.expected_change(observation, action)
-        state: Tensor = observation[:, reward.state_slots] + reward.change_scaler.invert(change)
-        return state
-
-    return predict
-
-
-def _best(observation: Tensor, action: Tensor, offered: Tensor) -> Tensor:
-    """Knows the plant: how good a filter of these candidates could be."""
-    columns = (observation[:, 0].double().numpy(), observation[:, 1].double().numpy(), action[:, 0].double().numpy())
-    distance: Tensor = (offered - Points.of(*columns).truth).norm(dim=-1)
-    return -distance
 
 
 def _figures(

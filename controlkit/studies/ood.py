@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from controlkit.artifacts import commit
-from controlkit.benchmarks.filter import DYNAMICS, REWARDS
+from controlkit.benchmarks.filter_methods import DYNAMICS, REWARDS
 from controlkit.benchmarks.known_truth import candidates
 from controlkit.config import RunConfig
 from controlkit.errors import ControlkitError, nearest

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from controlkit.artifacts import Models
-from controlkit.benchmarks.filter import CONTROLLERS, DYNAMICS
+from controlkit.benchmarks.filter import CONTROLLERS
+from controlkit.benchmarks.filter_methods import DYNAMICS
 from controlkit.benchmarks.known_truth import ROLLOUT_SEED, TASK, Points, operator_log, plain_spec
 from controlkit.benchmarks.policy_controller import PolicyController
 from controlkit.config import RunConfig

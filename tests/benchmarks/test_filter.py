@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from controlkit.benchmarks import filter as suite
+from controlkit.benchmarks import filter_methods
 from controlkit.benchmarks.filter import noise_floor, run_suite
 from controlkit.benchmarks.known_truth import Points, judge_picks, operator_log, plain_spec, rollout_mae
 from controlkit.errors import ControlkitError
@@ -28,8 +29,10 @@ METHODS = ("ensemble_mean", "medoid", "regressor", "linear", "least_squares", "b
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite, "DYNAMICS", {"hidden": [8], "activation": "silu", "max_epochs": 2})
-        patch.setattr(suite, "REWARDS", {name: TINY | dict(found) for name, found in suite.REWARDS.items()})
+        patch.setattr(filter_methods, "DYNAMICS", {"hidden": [8], "activation": "silu", "max_epochs": 2})
+        patch.setattr(
+            filter_methods, "REWARDS", {name: TINY | dict(found) for name, found in filter_methods.REWARDS.items()}
+        )
         patch.setattr(suite, "TRAINING_SEEDS", 2)
         patch.setattr(suite, "commit", lambda: "here")
         yield
@@ -118,7 +121,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path, call: dict[s
 
 
 def test_every_reward_of_the_suite_is_a_configuration() -> None:
-    for settings in suite.REWARDS.values():
+    for settings in filter_methods.REWARDS.values():
         suite.RunConfig.from_dict({"reward": dict(settings)})
 
 
