@@ -15,6 +15,7 @@ from controlkit.benchmarks import filter as suite
 from controlkit.benchmarks import filter_methods
 from controlkit.benchmarks.filter import noise_floor, run_suite
 from controlkit.benchmarks.known_truth import Points, judge_picks, operator_log, plain_spec, rollout_mae
+from controlkit.config import RunConfig
 from controlkit.errors import ControlkitError
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.progress import Silent
@@ -122,7 +123,7 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path, call: dict[s
 
 def test_every_reward_of_the_suite_is_a_configuration() -> None:
     for settings in filter_methods.REWARDS.values():
-        suite.RunConfig.from_dict({"reward": dict(settings)})
+        RunConfig.from_dict({"reward": dict(settings)})
 
 
 def test_points_know_what_the_plant_makes_of_them() -> None:
