@@ -2,7 +2,8 @@
 
 What a score is: the mean over the steps of the cost (the negative reward) of the plant file's objective, computed from
 the noise-free values that each step reaches. For the refrigerator: the mean |T + 2| of the true temperatures at times 1
-.. steps; the start at time 0, which no controller can change, does not count.
+.. steps; the start at time 0, which no controller can change, does not count. Where the plant file's rules end an
+episode, the step that led there counts, and the steps after it count nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +31,21 @@ class ClosedLoop:
     """What B closed loops did.
 
     Attributes:
-        cost: (B,) mean cost per step on the true values.
+        cost: (B,) the cost on the true values, summed to the episode's end and divided by `steps`.
         limit_violations: (B,) commands outside the actuators' absolute limits, counted per action and step.
-        steps: steps of each.
+        steps: the horizon.
+        lengths: (B,) steps until the plant file's rules ended the episode; the horizon where they did not.
     """
 
     cost: Floats
     limit_violations: npt.NDArray[np.int64]
     steps: int
+    lengths: npt.NDArray[np.int64]
+
+    @property
+    def returns(self) -> Floats:
+        """(B,) undiscounted sums of rewards."""
+        return -self.cost * self.steps
 
     @property
     def mean(self) -> float:
@@ -77,16 +85,23 @@ def run_closed_loop(
     measurement = simulator.reset()
     meter.reset(simulator.true_frame)
     cost = np.zeros(simulator.copies)
-    violations = np.zeros(simulator.copies, dtype=np.int64)
+    violations, lengths = (np.zeros(simulator.copies, dtype=np.int64) for _ in range(2))
+    alive = np.ones(simulator.copies, dtype=np.bool_)
     progress = progress or Silent()
     progress.start("closed loop", steps)
     for _ in range(steps):
         command = controller.act(measurement)
         measurement = simulator.step(command)
-        violations += ((command < low) | (command > high)).sum(axis=1)
-        cost -= meter.step(np.clip(command, low, high), simulator.true_frame)
+        violations += alive * ((command < low) | (command > high)).sum(axis=1)
+        reward = meter.step(np.clip(command, low, high), simulator.true_frame)
+        # Not by multiplication: beyond its end a plant may be anywhere, and 0 times infinity is no number.
+        cost -= np.where(alive, reward, 0.0)
+        lengths += alive
+        alive &= ~meter.terminated(simulator.true_frame)
         progress.advance()
-    return ClosedLoop(cost / steps, violations, steps)
+        if not alive.any():
+            break
+    return ClosedLoop(cost / steps, violations, steps, lengths)
 
 
 def score(

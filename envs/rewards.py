@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from controlkit.objective import Objective
 from controlkit.spec import PlantSpec
@@ -38,6 +39,10 @@ class RewardMeter:
         reward = self._objective.reward(self._observation, command, next_frame)
         self._remember(next_frame, command)
         return np.asarray(reward, dtype=np.float64)
+
+    def terminated(self, frame: Floats) -> npt.NDArray[np.bool_]:
+        """(B,) whether the plant file's rules end the episode in the frame (B, N)."""
+        return np.asarray(self._objective.terminated(frame), dtype=np.bool_)
 
     def _remember(self, frame: Floats, command: Floats) -> None:
         self._observation[:, : self._frame_size] = frame

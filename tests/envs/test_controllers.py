@@ -196,10 +196,10 @@ def test_violations_of_the_limits_are_counted() -> None:
 
 
 def test_mean_and_standard_error() -> None:
-    result = ClosedLoop(np.array([1.0, 2.0, 3.0, 6.0]), np.zeros(4, dtype=np.int64), 10)
+    result = ClosedLoop(np.array([1.0, 2.0, 3.0, 6.0]), np.zeros(4, dtype=np.int64), 10, np.full(4, 10))
     assert result.mean == 3.0
     assert result.stderr == pytest.approx(np.sqrt((4 + 1 + 0 + 9) / 3) / 2)
-    assert np.isnan(ClosedLoop(np.array([1.0]), np.zeros(1, dtype=np.int64), 10).stderr)
+    assert np.isnan(ClosedLoop(np.array([1.0]), np.zeros(1, dtype=np.int64), 10, np.full(1, 10)).stderr)
 
 
 def test_unknown_names_and_numbers_say_so() -> None:
