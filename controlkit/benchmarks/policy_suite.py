@@ -1,0 +1,314 @@
+"""Tasks x methods x seeds: policies trained on a task's data and scored on the true plant; what NeoRL's suites share.
+
+A method may be run twice: with the reward's formula, which a plant's owner knows, and with the rewards in the data
+alone, which is all that the published methods have. One configuration per task, the last weights, every seed counts;
+nothing is chosen by looking at the simulator. A run's figures are kept in `parts/`, so that an interrupted benchmark
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from controlkit.artifacts import RunFolder, commit
+from controlkit.baselines.settings import as_overrides
+from controlkit.benchmarks.policy_controller import PolicyController
+from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
+from controlkit.config import RunConfig
+from controlkit.configs import config_path
+from controlkit.dataset import RECORD, TransitionDataset
+from controlkit.errors import ControlkitError, nearest
+from controlkit.files import read_json, write_json, write_text
+from controlkit.ingest import ingest
+from controlkit.morec.train import train
+from controlkit.progress import Progress, Silent
+from controlkit.spec import PlantSpec
+from envs.closed_loop import run_closed_loop, score
+from envs.simulation import spawned_seeds
+from envs.tasks import get_task
+
+REWARDS = {"formula": "formula", "rewards": "rewards only"}
+# Episodes that nothing else uses.
+SCORE_SEED = 900_000
+# Where the released files lie, in a folder for each benchmark.
+DATA_VARIABLE, DATA_FOLDER = "CONTROLKIT_DATA", Path("../shared/data")
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """A task of a suite.
+
+    Attributes:
+        task: its name in `envs.tasks`.
+        run: the run configuration, by the name of the shipped file.
+        source: (folder for what has to be made) -> the data file.
+        data: what that data is, for the table.
+        published: scores of others, by name; shown below ours.
+        note: what a reader must know to compare.
+        rewards: `formula`, `rewards` or both.
+    """
+
+    task: str
+    run: str
+    source: Callable[[Path], Path]
+    data: str
+    published: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    rewards: tuple[str, ...] = ("formula", "rewards")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark.
+
+    Attributes:
+        name: as the command line has it.
+        tasks: by their published names.
+        methods: those that are run where none is named.
+        episodes: that a policy is scored on.
+        note: below the tables.
+    """
+
+    name: str
+    tasks: Mapping[str, SuiteTask]
+    methods: tuple[str, ...]
+    episodes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: suite, the task's published name and its entry's plant and run, the method, `formula` or
+    `rewards`, the seed, the folder of the ingested data, the file for its figures, overrides of the configuration."""
+
+    task: str
+    plant: str
+    run: str
+    method: str
+    rewards: str
+    seed: int
+    data: Path
+    part: Path
+    episodes: int
+    settings: tuple[str, ...] = ()
+
+
+Part = dict[str, Any]
+
+
+def run_tasks(
+    suite: Suite,
+    out: Path,
+    seeds: int,
+    progress: Progress,
+    *,
+    tasks: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    workers: int | None = None,
+    settings: Sequence[str] = (),
+) -> str:
+    """Runs a suite.
+
+    Args:
+        suite: which.
+        out: folder for `results.json`, `table.md` and the single runs' figures.
+        seeds: runs per row.
+        progress: is told of each run.
+        tasks, methods: which; all where none is named. `mean:rewards` is one of a method's two rows.
+        workers: processes; as many as there are processors where not given.
+        settings: overrides `section.field=value` of the tasks' run configurations, for every row.
+
+    Returns:
+        The table, Markdown.
+
+    Raises:
+        ControlkitError: an unknown task or method, or data that are not there.
+    """
+    chosen = [_known(name, suite) for name in tasks or suite.tasks]
+    rows = {name: [row for method in methods or suite.methods for row in _rows(suite, name, method)] for name in chosen}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        ingested = {name: _ingested(suite.tasks[name], Path(folder) / name) for name in chosen}
+        jobs = [
+            Job(name, suite.tasks[name].task, suite.tasks[name].run, method, rewards, seed, ingested[name] / rewards,
+                out / "parts" / f"{name}-{method}-{rewards}-{seed}.json", suite.episodes, tuple(settings))
+            for name in chosen
+            for method, rewards in rows[name]
+            for seed in range(seeds)
+        ]  # fmt: skip
+        progress.start("runs", len(jobs))
+        parts: dict[tuple[str, str, str, int], Part] = {}
+        processes = min(workers or os.cpu_count() or 1, len(jobs))
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            for job, part in zip(jobs, pool.map(run_job, jobs), strict=True):
+                parts[job.task, job.method, job.rewards, job.seed] = part
+                progress.advance(note=f"{job.task} {job.method} {job.rewards} seed {job.seed}: {part['score']:.1f}")
+    records = []
+    for name in chosen:
+        for method, rewards in rows[name]:
+            mine = [parts[name, method, rewards, seed] for seed in range(seeds)]
+            records += _records(suite, name, f"{method}, {REWARDS[rewards]}", mine, time.monotonic() - began)
+        records += _references(suite, name)
+    write_results(out, records)
+    table = _table(suite, records, chosen)
+    write_text(out / "table.md", table)
+    return table
+
+
+def run_job(job: Job) -> Part:
+    """One training run in a temporary folder, scored on fresh episodes; its figures are kept in the job's file."""
+    overrides = [*as_overrides(job.method), *job.settings, f"seed={job.seed}", "threads=1"]
+    config = RunConfig.load(config_path("runs", job.run), overrides)
+    record = read_json(job.data / RECORD)
+    key = {"config": config.to_dict(), "commit": commit(), "data_sha256": record["data_sha256"]}
+    if job.part.is_file():
+        part: Part = read_json(job.part)
+        if all(part.get(name) == value for name, value in key.items()):
+            return part
+    began, silent = time.monotonic(), Silent()
+    data = TransitionDataset.load(job.data)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder.create(Path(folder) / "run", config, data, record)
+        actor = train(run, data, silent).actor
+    trained = time.monotonic() - began
+    returns, lengths = episode_returns(job.plant, PolicyController(actor, data.spec), job.episodes)
+    part = key | {
+        "score": scaled(job.plant, float(returns.mean())),
+        "return": float(returns.mean()),
+        "episode_stderr": float(returns.std(ddof=1) / np.sqrt(len(returns))),
+        "episode_steps": float(lengths.mean()),
+        "train_seconds": round(trained, 1),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_json(job.part, part)
+    return part
+
+
+def episode_returns(task_name: str, controller: PolicyController, episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(episodes,) undiscounted returns of a policy on fresh episodes of the true plant, and how long they lasted."""
+    task = get_task(task_name)
+    plant_seed, _ = spawned_seeds(SCORE_SEED, 2)
+    simulator = task.simulator(episodes, np.random.default_rng(plant_seed))
+    loop = run_closed_loop(controller, simulator, task.spec(), task.steps)
+    return loop.returns, loop.lengths
+
+
+def scaled(task_name: str, episode_return: float) -> float:
+    """The score of a return: on the benchmark's scale where one is published, the return itself elsewhere."""
+    task = get_task(task_name)
+    return episode_return if task.return_bounds is None else task.benchmark_score(episode_return)
+
+
+def recorded_reward(spec: PlantSpec) -> PlantSpec:
+    """The same plant without the formula of its reward."""
+    return PlantSpec.from_dict(spec.to_dict() | {"objective": [{"kind": "recorded"}]})
+
+
+def released(name: str) -> Callable[[Path], Path]:
+    """The source of a task whose data is a released file in the data folder, such as `neorl2/DMSD-train.npz`."""
+    return lambda _: data_file(name)
+
+
+def data_file(name: str) -> Path:
+    """A released file in the data folder.
+
+    Raises:
+        ControlkitError: it is not there.
+    """
+    path = Path(os.environ.get(DATA_VARIABLE, DATA_FOLDER)) / name
+    if not path.is_file():
+        raise ControlkitError(
+            "the released data file is not there",
+            where=str(path),
+            cure=f"Put it there, or name the folder that holds {name} in {DATA_VARIABLE}.",
+        )
+    return path
+
+
+def _ingested(entry: SuiteTask, folder: Path) -> Path:
+    """The data sets of a task, one for each kind of knowledge of the reward."""
+    folder.mkdir(parents=True)
+    source, spec = entry.source(folder), get_task(entry.task).spec()
+    for rewards in entry.rewards:
+        ingest(spec if rewards == "formula" else recorded_reward(spec), [source], folder / rewards)
+    return folder
+
+
+def _known(name: str, suite: Suite) -> str:
+    found = {entry.lower(): entry for entry in suite.tasks}.get(name.lower())
+    if found is None:
+        where = f"benchmark {suite.name} --tasks"
+        raise ControlkitError(f"unknown '{name}'", where=where, cure=nearest(name, suite.tasks))
+    return found
+
+
+def _rows(suite: Suite, task: str, method: str) -> list[tuple[str, str]]:
+    """`mean` is all rows of a method, `mean:rewards` one of them."""
+    name, _, rewards = method.partition(":")
+    where = f"benchmark {suite.name} --methods"
+    as_overrides(name)  # raises where there is no such method
+    if rewards and rewards not in REWARDS:
+        raise ControlkitError(f"unknown '{method}'", where=where, cure=nearest(rewards, REWARDS))
+    return [(name, kind) for kind in suite.tasks[task].rewards if kind == (rewards or kind)]
+
+
+def _records(suite: Suite, task: str, method: str, parts: Sequence[Part], seconds: float) -> list[Record]:
+    def one(metric: str) -> Record:
+        values = [part[metric] for part in parts]
+        error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+        episodes = 0 if metric.endswith("seconds") else suite.episodes * len(parts)
+        return Record(
+            suite.name, task, method, metric, float(np.mean(values)), error, len(values), episodes, round(seconds, 1),
+            commit(), parts[0]["data_sha256"], machine(),
+        )  # fmt: skip
+
+    return [one(metric) for metric in ("score", "return", "episode_steps", "train_seconds")]
+
+
+def _references(suite: Suite, name: str) -> list[Record]:
+    """The hand-made controllers, which know the plant's constants."""
+    records = []
+    task = get_task(suite.tasks[name].task)
+    for controller in task.references:
+        loop = score(controller, task, SCORE_SEED, suite.episodes)
+        scores = [scaled(task.name, float(found)) for found in loop.returns]
+        error = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
+        records.append(
+            Record(
+                suite.name, name, f"hand-made, {controller}", "score", float(np.mean(scores)), error, 1, suite.episodes,
+                0.0, commit(), "", machine(),
+            )
+        )  # fmt: skip
+    return records
+
+
+def _table(suite: Suite, records: Sequence[Record], tasks: Sequence[str]) -> str:
+    lines = []
+    for task in tasks:
+        entry = suite.tasks[task]
+        mine = [r for r in records if r.task == task and r.metric == "score"]
+        seconds = {r.method: f"{r.value:.0f}" for r in records if r.task == task and r.metric == "train_seconds"}
+        rows = [
+            (r.method, f"{r.value:.1f}", f"{r.stderr:.1f}", str(r.seeds), str(r.episodes), seconds.get(r.method, ""))
+            for r in mine
+        ]
+        rows += [(f"published: {name}", f"{value:.1f}", "", "", "", "") for name, value in entry.published.items()]
+        scale = "return of an episode" if get_task(entry.task).return_bounds is None else _SCALE
+        lines.append(
+            f"{task}: {scale}. Data: {entry.data}.{' ' + entry.note if entry.note else ''}\n\n"
+            + markdown_table(("method", "score", "std. error", "seeds", "episodes", "training, s"), rows)
+        )
+    return "\n".join(lines) + f"\n{suite.note}\n{machine()}; commit {commit()}.\n"
+
+
+_SCALE = "100 (R - low) / (high - low), as published"
