@@ -13,6 +13,7 @@ import sys
 _ENVIRONMENTS = {
     "Refrigerator-v0": "envs.refrigerator_env:RefrigeratorEnv",
     "DMSD-v0": "envs.neorl.environment:DmsdEnv",
+    "Pipeline-v0": "envs.neorl.environment:PipelineEnv",
 }
 NAMESPACE = "controlkit"
 

@@ -12,7 +12,7 @@ from controlkit.configs import config_path
 from controlkit.errors import ControlkitError, nearest
 from controlkit.spec import PlantSpec
 from envs import controllers, references
-from envs.neorl import dmsd, dmsd_controllers
+from envs.neorl import dmsd, dmsd_controllers, pipeline, pipeline_controllers
 from envs.refrigerator import DEFAULT_PARAMS, VectorRefrigerator
 from envs.simulation import Controller, VectorSimulator
 
@@ -165,4 +165,24 @@ DMSD = Task(
     return_bounds=(30.60, 849.51),
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD)}
+PIPELINE = Task(
+    name="pipeline",
+    plant="pipeline",
+    environment="controlkit/Pipeline-v0",
+    steps=pipeline.STEPS,
+    simulator=pipeline.VectorPipeline,
+    controllers={
+        "operator": lambda rng, options: pipeline_controllers.operator(
+            rng, options.get("params", pipeline.DEFAULT_PARAMS)
+        ),
+        "dead_time": lambda rng, options: pipeline_controllers.DeadTime(
+            params=options.get("params", pipeline.DEFAULT_PARAMS)
+        ),
+    },
+    behaviour="operator",
+    test_controllers=("dead_time",),
+    references=("dead_time",),
+    return_bounds=(-296, 751),
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE)}

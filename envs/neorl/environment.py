@@ -1,4 +1,4 @@
-"""A vectorised simulator with exact sensors as a gymnasium environment; `DmsdEnv` is `controlkit/DMSD-v0`."""
+"""A vectorised simulator with exact sensors as a gymnasium environment: DMSD and Pipeline."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy.typing as npt
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
 from controlkit.spec import PlantSpec
-from envs.neorl import dmsd
+from envs.neorl import dmsd, pipeline
 from envs.rewards import RewardMeter
 from envs.simulation import VectorSimulator
+from envs.window import ObservationWindow
 
 Frame = npt.NDArray[np.float32]
 
@@ -22,15 +23,17 @@ Frame = npt.NDArray[np.float32]
 class SimulatedPlantEnv(gymnasium.Env[Frame, Frame]):
     """One copy of a simulator; reward and limits come from a shipped plant file.
 
-    Observation (n,) float32: the measured tags in the plant file's order, engineering units, unbounded.
+    Observation (n,) float32: the measured tags in the plant file's order, engineering units, unbounded; or (O,), the
+    plant file's whole layout with its history, where `window` asks for it.
     Action (m,) float32: commands in engineering units, clipped to their limits.
     Reward: the plant file's objective; `info` after a step repeats it as `true_reward` (the sensors are exact).
-    Never terminated by itself; truncated at the horizon.
+    Terminated by the plant file's rules; truncated at the horizon.
 
     Args:
         plant: name of the plant file.
         simulator: makes B copies from (copies, generator).
         horizon: steps of an episode.
+        window: whether an observation holds the history that the plant file asks for, as in a benchmark's flat files.
 
     Raises:
         ControlkitError: a horizon below 1, an option of `reset` (there is none), a command that is not finite.
@@ -39,7 +42,11 @@ class SimulatedPlantEnv(gymnasium.Env[Frame, Frame]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (gymnasium declares it so)
 
     def __init__(
-        self, plant: str, simulator: Callable[[int, np.random.Generator], VectorSimulator], horizon: int
+        self,
+        plant: str,
+        simulator: Callable[[int, np.random.Generator], VectorSimulator],
+        horizon: int,
+        window: bool = False,
     ) -> None:
         if horizon < 1:
             raise ControlkitError(f"horizon {horizon} is no episode", where=plant, cure="Give 1 or more.")
@@ -47,8 +54,9 @@ class SimulatedPlantEnv(gymnasium.Env[Frame, Frame]):
         spec = PlantSpec.load(config_path("plants", plant))
         limits = [spec.limits(tag) for tag in spec.action_tags]
         low, high = (np.array([pair[i] for pair in limits], dtype=np.float32) for i in (0, 1))
-        self._meter, self._time = RewardMeter(spec), 0
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape=(len(spec.frame_tags),), dtype=np.float32)
+        self._meter, self._window, self._time = RewardMeter(spec), ObservationWindow(spec) if window else None, 0
+        size = self._window.layout.size if self._window else len(spec.frame_tags)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape=(size,), dtype=np.float32)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
@@ -61,17 +69,21 @@ class SimulatedPlantEnv(gymnasium.Env[Frame, Frame]):
                 cure="Give what varies to the constructor.",
             )
         self._plant, self._time = self._make(1, self.np_random), 0
-        self._meter.reset(self._plant.true_frame)
-        return self._plant.true_frame[0].astype(np.float32), {}
+        frame = self._plant.true_frame
+        self._meter.reset(frame)
+        observation = self._window.reset(frame) if self._window else frame
+        return observation[0].astype(np.float32), {}
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         """One period."""
         command = np.asarray(action, dtype=np.float64).reshape(1, -1)  # (1, m)
         self._plant.step(command)
         self._time += 1
-        reward = float(self._meter.step(self._clipped(command), self._plant.true_frame)[0])
-        observation = self._plant.true_frame[0].astype(np.float32)
-        return observation, reward, False, self._time >= self.horizon, {"true_reward": reward}
+        command, frame = self._clipped(command), self._plant.true_frame
+        reward = float(self._meter.step(command, frame)[0])
+        observation = self._window.step(command, frame) if self._window else frame
+        terminated, truncated = bool(self._meter.ended[0]), self._time >= self.horizon
+        return observation[0].astype(np.float32), reward, terminated, truncated, {"true_reward": reward}
 
     def _clipped(self, command: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         space = self.action_space
@@ -89,3 +101,23 @@ class DmsdEnv(SimulatedPlantEnv):
 
     def __init__(self, horizon: int = dmsd.STEPS, params: dmsd.DmsdParams = dmsd.DEFAULT_PARAMS) -> None:
         super().__init__("dmsd", lambda copies, rng: dmsd.VectorDmsd(copies, rng, params=params), horizon)
+
+
+class PipelineEnv(SimulatedPlantEnv):
+    """Pipeline of NeoRL-2; `envs.neorl.pipeline` has the physics. The benchmark's own observation is `window=True`.
+
+    Args:
+        horizon: steps of an episode.
+        params: the plant's constants.
+        window: whether an observation is the benchmark's (52,) instead of flow and target alone.
+    """
+
+    def __init__(
+        self,
+        horizon: int = pipeline.STEPS,
+        params: pipeline.PipelineParams = pipeline.DEFAULT_PARAMS,
+        window: bool = False,
+    ) -> None:
+        super().__init__(
+            "pipeline", lambda copies, rng: pipeline.VectorPipeline(copies, rng, params=params), horizon, window
+        )

@@ -70,6 +70,21 @@ def test_released_transitions_and_rewards_are_reproduced() -> None:
     assert np.abs(start[:, 2:4]).max() <= DEFAULT_PARAMS.start_velocity_m_per_s
 
 
+def test_replayed_commands_reproduce_the_recorded_episodes() -> None:
+    data = np.load(data_file("neorl2/DMSD-train.npz"))
+    observation, action, following, recorded = (
+        data[name].astype(np.float64).reshape(1000, 100, -1) for name in ("obs", "action", "next_obs", "reward")
+    )
+    objective, state = Objective(get_task("dmsd").spec()), observation[:, 0, :4]
+    for step in range(100):
+        before = np.concatenate([state, observation[:, step, 4:]], axis=1)
+        state = next_state(state, action[:, step])
+        after = np.concatenate([state, following[:, step, 4:]], axis=1)  # targets as recorded
+        assert np.abs(after - following[:, step]).max() < 1e-3, step
+        reward = objective.reward(before, action[:, step], after)
+        assert np.abs(reward - recorded[:, step, 0]).max() < 1e-3, step
+
+
 @pytest.mark.parametrize(
     ("name", "least", "most"), [("pd", 96.5, 98.5), ("braking", 99.0, 100.5), ("operator", 40, 70)]
 )
