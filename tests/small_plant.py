@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
+from controlkit.artifacts import Models, build_models
 from controlkit.config import RunConfig
 from controlkit.dataset import TransitionDataset
+from controlkit.morec.dynamics import fit_dynamics
+from controlkit.objective import CommandLimits
+from controlkit.progress import Silent
+from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
 
 NS = 1_000_000_000
@@ -91,3 +97,12 @@ def config(**sections: Mapping[str, Any]) -> RunConfig:
     for name, changes in sections.items():
         content[name] = content.get(name, {}) | changes if isinstance(changes, Mapping) else changes
     return RunConfig.from_dict(content)
+
+
+def with_dynamics(log: LoggedTransitions) -> Models:
+    """Networks of which the dynamics, bilinear alone, is fitted to a log."""
+    settings, generator = config(dynamics={"hidden": []}), torch.Generator().manual_seed(0)
+    built = build_models(settings, spec(), generator)
+    draws = torch.Generator().manual_seed(0)
+    fit_dynamics(built.dynamics, log, settings.dynamics, settings.scaling, CommandLimits(spec()), draws, Silent())
+    return built

@@ -10,14 +10,13 @@ import torch
 from controlkit.artifacts import Models, build_critics, build_models
 from controlkit.config import FilterConfig, PolicyConfig, RolloutConfig
 from controlkit.models.discriminator import dynamics_reward
-from controlkit.morec.dynamics import WorldModel, fit_dynamics
+from controlkit.morec.dynamics import WorldModel
 from controlkit.morec.fixed_rollout import FixedRollout
 from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.rollout import Rollouts, roll_out
 from controlkit.morec.transition_filter import TransitionFilter
 from controlkit.morec.update_blocks import BLOCK, UpdateBlocks, sensible_threads
 from controlkit.objective import CommandLimits
-from controlkit.progress import Silent
 from controlkit.replay import Batch, LoggedTransitions, ModelTransitions
 from tests import small_plant
 
@@ -33,11 +32,7 @@ def log() -> LoggedTransitions:
 
 @pytest.fixture(scope="module")
 def models(log: LoggedTransitions) -> Models:
-    config = small_plant.config(dynamics={"hidden": []})
-    built = build_models(config, small_plant.spec(), generator())
-    limits = CommandLimits(small_plant.spec())
-    fit_dynamics(built.dynamics, log, config.dynamics, config.scaling, limits, generator(), Silent())
-    return built
+    return small_plant.with_dynamics(log)
 
 
 class Recording:

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from controlkit.artifacts import Models, build_models
+from controlkit.artifacts import Models
 from controlkit.config import FilterConfig, RolloutConfig
 from controlkit.models.discriminator import dynamics_reward
-from controlkit.morec.dynamics import WorldModel, fit_dynamics
+from controlkit.morec.dynamics import WorldModel
 from controlkit.morec.rollout import StartRows, roll_out, training_reward
 from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold
-from controlkit.objective import CommandLimits
-from controlkit.progress import Silent
 from controlkit.replay import LoggedTransitions
 from tests import small_plant
 
@@ -31,11 +29,7 @@ def log() -> LoggedTransitions:
 
 @pytest.fixture(scope="module")
 def models(log: LoggedTransitions) -> Models:
-    config = small_plant.config(dynamics={"hidden": []})
-    built = build_models(config, small_plant.spec(), generator())
-    limits = CommandLimits(small_plant.spec())
-    fit_dynamics(built.dynamics, log, config.dynamics, config.scaling, limits, generator(), Silent())
-    return built
+    return small_plant.with_dynamics(log)
 
 
 def reward_of(log_odds: float) -> float:
