@@ -12,7 +12,7 @@ from controlkit.configs import config_path
 from controlkit.errors import ControlkitError, nearest
 from controlkit.spec import PlantSpec
 from envs import controllers, references
-from envs.neorl import dmsd, dmsd_controllers, pipeline, pipeline_controllers
+from envs.neorl import dmsd, dmsd_controllers, industrial, industrial_controllers, pipeline, pipeline_controllers
 from envs.refrigerator import DEFAULT_PARAMS, VectorRefrigerator
 from envs.simulation import Controller, VectorSimulator
 
@@ -185,4 +185,25 @@ PIPELINE = Task(
     return_bounds=(-296, 751),
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE)}
+# NeoRL publishes no scale of scores for it; its behaviour policies return -344311, -283121 and -220156.
+INDUSTRIAL = Task(
+    name="industrial",
+    plant="industrial",
+    environment="controlkit/Industrial-v0",
+    steps=industrial.STEPS,
+    simulator=industrial.VectorIndustrial,
+    controllers={
+        "operator": lambda rng, options: industrial_controllers.operator(rng),
+        "still": lambda rng, options: industrial_controllers.Still(),
+        "random": lambda rng, options: industrial_controllers.Random(rng),
+        "static": lambda rng, options: industrial_controllers.Steered(),
+        "swinging": lambda rng, options: industrial_controllers.Swinging(
+            options.get("params", industrial.DEFAULT_PARAMS)
+        ),
+    },
+    behaviour="operator",
+    test_controllers=("still", "random"),
+    references=("static", "swinging"),
+)
+
+TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE, INDUSTRIAL)}
