@@ -1,25 +1,28 @@
-"""The Industrial Benchmark (Hein et al. 2017, arXiv 1709.09480), written from the paper's dynamics.
+"""The Industrial Benchmark (Hein et al. 2017, arXiv 1709.09480).
 
 Three steerings, velocity v, gain g and shift h in [0, 100], are moved by commands in [-1, 1], by at most 1, 10 and 5.75
 a step. A setpoint p (70 in NeoRL, arXiv 2102.00714) is the load; nothing moves it. Two outputs are to be small: the
 reward is -(consumption + 3 fatigue), which NeoRL takes as it is: returns are plain sums over 1000 steps. What is hard:
 
 - *Delayed cost.* A step's operational cost exp((2 p + 4 v + 2.5 g) / 100) shows in the consumption five to nine steps
-  later, spread over these steps by the weights 1/9, 2/9, 3/9, 2/9, 1/9 (0.11111 ... in the reference).
+  later, spread over these steps by the weights 1/9, 2/9, 3/9, 2/9, 1/9 (0.11111, 0.22222, ... to five digits).
 - *Hidden direction.* The shift is calibrated against a potential that turns as it is used (`industrial_goldstone`); it
   adds 25 (1 + V) to the consumption. It reads the effective shift h / 20 - p / 50 - 1.5, in [-1.5, 1.5].
-- *Noise that grows.* The consumption is drawn from a normal distribution of deviation 1 + 0.005 x its mean.
-- *Fatigue*, basic fatigue max(0, 30000 / (5 v + 100) - g^2 / 100) x (1 + 2 α) / 3: low velocity and low gain wear the
-  plant. α is noise, whose size follows two hidden states, one for the gain and one for the velocity. Each is fed by the
-  noise, forgets 10 % a step while it is below 1.2, and grows by 10 % a step up to 5 once it is above: from there α is
-  near 0.9 until the effective gain (the effective velocity) falls to 0.05, which resets it.
+- *Noise that grows.* The consumption is drawn from a normal distribution whose deviation is 1 + 0.005 x its mean.
+- *Fatigue* is b (1 + 2 α) / 3 with b = max(0, 30000 / (5 v + 100) - g^2 / 100): low velocity and low gain wear the
+  plant. For the gain and for the velocity there is an effective share e in [0, 1] (`effective_shares`), a noise
+
+      n = s + (1 - s) u e with chance e, else s;    s = 2 / (1 + exp(-x)) - 1, x exponential of mean 0.1, u uniform,
+
+  and a hidden wear w: e where e <= 0.05, else min(5, 1.1 w) once w >= 1.2, else 0.9 w + n / 3. α is the larger noise;
+  once one wear is 5, it is 1 / (1 + exp(-y)) instead, y normal with mean 2.4 and deviation 0.4: about 0.92.
 
 A frame holds setpoint, velocity, gain, shift, fatigue, consumption, in NeoRL's order. The consumption and fatigue of
 a frame, noise included, are those that the reward counts: there is no measurement beside them.
 
-Fatigue and goldstone follow the reference implementation (Siemens, Apache-2.0) where its figures are more exact than
-the paper's: the answer key that it wrote is met to 6 decimals. Its wandering setpoint is not here, since NeoRL holds
-the setpoint.
+All constants are those of the benchmark's reference implementation (Siemens); the state that it wrote after each of
+1000 steps is met to 6 decimals when this code draws from the same stream. The reference can let the setpoint wander;
+NeoRL holds it, and so does this plant.
 """
 
 from __future__ import annotations
@@ -172,7 +175,8 @@ class VectorIndustrial:
     def basic_fatigue(self) -> Floats:
         """(B,) the fatigue without its noise, times 3."""
         velocity, gain, _ = self.steering
-        return np.maximum(0.0, 30000.0 / (5.0 * velocity + 100.0) - 0.01 * gain * gain)
+        basic: Floats = np.maximum(0.0, 30000.0 / (5.0 * velocity + 100.0) - 0.01 * gain * gain)
+        return basic
 
     def _advance(self, command: Floats) -> None:
         self.steering = _bounded(self.steering + self._reach * _bounded(command.T, -1.0, 1.0), 0.0, 100.0)
@@ -207,8 +211,10 @@ class VectorIndustrial:
         size = noise.max(axis=0)
         if needed:
             size = np.where(broken_in, 1.0 / (1.0 + np.exp(-burst)), size)
-        return self.basic_fatigue * (1.0 + 2.0 * size) / 3.0
+        fatigue: Floats = self.basic_fatigue * (1.0 + 2.0 * size) / 3.0
+        return fatigue
 
 
 def _bounded(values: Floats, low: float, high: float) -> Floats:
-    return np.minimum(np.maximum(values, low), high)  # np.clip takes twice as long for few copies
+    bounded: Floats = np.minimum(np.maximum(values, low), high)  # np.clip takes twice as long for few copies
+    return bounded

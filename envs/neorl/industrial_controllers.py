@@ -14,10 +14,10 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from envs.neorl import industrial_goldstone as goldstone
 from envs.neorl.industrial import DEFAULT_PARAMS, EFFECTIVE_SHIFT_SCALE, LARGEST_STEP, SHIFT_BOUND, IndustrialParams
+from envs.neorl.industrial_goldstone import Ints
 from envs.simulation import Floats
 
 # Velocity, gain and shift of the best constant setting for the setpoint 70.
@@ -83,10 +83,10 @@ class Steered:
 
     def act(self, measurement: Floats) -> Floats:
         """(B, 6) -> (B, 3)."""
-        command = self.gain * (self.setting - measurement[:, 1:4]) / np.array(LARGEST_STEP)
+        command: Floats = self.gain * (self.setting - measurement[:, 1:4]) / np.array(LARGEST_STEP)
         if self._rng is not None and self.noise_std > 0:
             command = command + self.noise_std * self._rng.standard_normal(command.shape)
-        return np.clip(command, -1.0, 1.0)
+        return np.clip(command, -1.0, 1.0, out=command)
 
 
 class Swinging(Steered):
@@ -119,14 +119,14 @@ class Swinging(Steered):
 
 
 @cache
-def shift_plan() -> tuple[Floats, npt.NDArray[np.int64]]:
+def shift_plan() -> tuple[Floats, Ints]:
     """The best move of the shift: grid (G,) of effective shifts, (52, G) steps of the grid to take, -4 .. 4.
 
     Value iteration for the discounted sum of 1 + V; the largest move is 4 steps of the grid.
     """
     step = EFFECTIVE_SHIFT_SCALE * LARGEST_STEP[2] / 100.0 / MOVE
     half = int(SHIFT_BOUND / step)
-    grid = step * np.arange(-half, half + 1)
+    grid: Floats = np.linspace(-half * step, half * step, 2 * half + 1)
     states, size = np.arange(goldstone.STATES), len(grid)
     pair = np.repeat(states, size), np.tile(grid, len(states))
     # Where a state goes when the shift is at g next, and what that costs.
@@ -140,7 +140,8 @@ def shift_plan() -> tuple[Floats, npt.NDArray[np.int64]]:
         arriving = cost + PLAN_DISCOUNT * value[following, np.arange(size)]  # (52, G), at the shift arrived at
         value = arriving[:, target].min(axis=2)
     best = arriving[:, target].argmin(axis=2)  # (52, G)
-    return grid, target[np.arange(size), best] - np.arange(size)
+    plan: Ints = target[np.arange(size), best] - np.arange(size)
+    return grid, plan
 
 
 def operator(rng: np.random.Generator) -> Steered:

@@ -37,7 +37,7 @@ class GeneratorDraws:
 
     def __init__(self, copies: int, rng: np.random.Generator) -> None:
         self._copies, self._rng = copies, rng
-        self._normal = np.zeros((2, copies))
+        self._normal: Floats = np.zeros((2, copies))
 
     def fatigue(self, chance: Floats) -> tuple[Floats, Floats, Floats]:
         """See `Draws`."""
@@ -48,11 +48,13 @@ class GeneratorDraws:
 
     def burst(self, needed: bool) -> Floats:
         """See `Draws`."""
-        return BURST_MEAN + BURST_STD * self._normal[0]
+        burst: Floats = BURST_MEAN + BURST_STD * self._normal[0]
+        return burst
 
     def consumption(self) -> Floats:
         """See `Draws`."""
-        return self._normal[1]
+        standard: Floats = self._normal[1]
+        return standard
 
 
 class ReferenceDraws:

@@ -65,7 +65,7 @@ def convert(source: Path, out: Path) -> None:
             raise DataError(f"the array '{name}' is missing", where=str(source), cure="Export it again.")
         arrays[name] = without_repeats(arrays[name], f"{source}, {name}")
     with written_aside(out) as aside, aside.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(stream, **arrays)
 
 
 def main(arguments: list[str]) -> int:

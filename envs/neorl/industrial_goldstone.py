@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,8 +136,8 @@ def potential(state: Ints, shift: Floats) -> Floats:
     return value
 
 
-def described(state: Ints) -> tuple[Any, Any, Any]:
-    """Side, response and index of numbered states: (B,) -> three (B,) of float."""
-    states = _tables()[0]
-    chosen = [states[int(number)] for number in state]
-    return tuple(np.array([getattr(one, name) for one in chosen], float) for name in ("side", "response", "index"))
+def described(state: Ints) -> tuple[Floats, Floats, Floats]:
+    """Side, response and index of numbered states: (B,) -> three (B,)."""
+    chosen = [_tables()[0][int(number)] for number in state]
+    side, response, index = np.array([(one.side, one.response, one.index) for one in chosen], dtype=np.float64).T
+    return side, response, index
