@@ -104,7 +104,7 @@ class TransitionDataset:
         steps = np.flatnonzero(~last)
         if not steps.size:
             raise DataError("the log holds no step", cure="At least two consecutive samples are needed.")
-        tripped = np.asarray(objective.terminated(frames))
+        tripped = np.asarray(objective.tripped_rows(frames, actions, ~last[:-1]))
         if (tripped & ~last).any():
             row = int(np.flatnonzero(tripped & ~last)[0])
             raise DataError("an episode goes on after the plant tripped", where=f"row {row}", cure="Cut it there.")

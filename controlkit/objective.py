@@ -20,7 +20,8 @@ from controlkit.layout import Layout
 from controlkit.spec import CostTerm, FunctionTerm, PlantSpec, RangeTerm, RecordedTerm, TrackTerm
 
 Values = Mapping[str, Any]
-RewardFunction = Callable[[Values, Values], Any]
+# Of a step: (tags and commands before it, tags after it) -> rewards, or whether the plant tripped.
+StepFunction = Callable[[Values, Values], Any]
 # (..., O), (..., m), (..., n) -> (...): stands in where rewards come with the data, without a formula.
 LearnedReward = Callable[[Any, Any, Any], Any]
 
@@ -29,18 +30,22 @@ class Objective:
     """What is wanted of a plant.
 
     Args:
-        spec: the plant. A `function` term is imported here, so that a wrong name fails before any work is done.
+        spec: the plant. Its functions are imported here, so that a wrong name fails before any work is done.
         learned: what a `recorded` term is computed with.
 
     Raises:
-        SpecError: a `function` term names a module or function that does not exist; from `reward` and `terms`, a
-            `recorded` term has nothing to be computed with.
+        SpecError: a `function` term or rule names a module or function that does not exist; from `reward` and `terms`,
+            a `recorded` term has nothing to be computed with.
     """
 
     def __init__(self, spec: PlantSpec, learned: LearnedReward | None = None) -> None:
         self.spec, self.learned = spec, learned
         self.layout = Layout.from_spec(spec)
-        self._functions = [_imported(t) if isinstance(t, FunctionTerm) else None for t in spec.objective]
+        self._functions = [
+            _imported(t.function, "the objective's") if isinstance(t, FunctionTerm) else None for t in spec.objective
+        ]
+        rules = spec.episodes.terminated
+        self._trips = [_imported(rule.function, "the trip's") for rule in rules if rule.function is not None]
 
     def reward(self, observation: Any, action: Any, next_frame: Any) -> Any:
         """The reward of one step: (..., O), (..., m), (..., n) -> (...)."""
@@ -80,17 +85,40 @@ class Objective:
             names.append(name if name not in names else f"{name} ({index})")
         return tuple(names)
 
-    def terminated(self, next_frame: Any) -> Any:
-        """Whether the plant has tripped: (..., n) -> (...) bool."""
-        first = next_frame[..., 0]
-        tripped = (first < 0) & (first > 0)  # all False, of the right kind and shape; a NaN is no trip
-        for rule in self.spec.episodes.terminated:
-            value = next_frame[..., self.layout.frame_tags.index(rule.tag)]
-            if rule.below is not None:
-                tripped = tripped | (value < rule.below)
-            if rule.above is not None:
-                tripped = tripped | (value > rule.above)
+    def terminated(self, observation: Any, action: Any, next_frame: Any) -> Any:
+        """Whether the step tripped the plant: (..., O) or the frame alone, (..., m), (..., n) -> (...) bool."""
+        tripped = self._out_of_bounds(next_frame)
+        if self._trips:
+            now, after = self._named(observation, action, next_frame)
+            for function in self._trips:
+                tripped = tripped | function(now, after)
         return tripped
+
+    def tripped_rows(self, frames: Any, actions: Any, follows: Any) -> Any:
+        """Which rows of a log show a tripped plant: frames (N, n), actions (N, m) -> (N,) bool.
+
+        Args:
+            frames, actions: the log.
+            follows: (N - 1,) whether the next row is one step later. Only such a step can trip a function's rule.
+        """
+        tripped = self._out_of_bounds(frames)
+        if self._trips and len(frames) > 1:
+            stepped = self.terminated(frames[:-1], actions[:-1], frames[1:])
+            tripped[1:] |= stepped & follows
+        return tripped
+
+    def _out_of_bounds(self, frame: Any) -> Any:
+        first = frame[..., 0]
+        outside = (first < 0) & (first > 0)  # all False, of the right kind and shape; a NaN is no trip
+        for rule in self.spec.episodes.terminated:
+            if rule.tag is None:
+                continue
+            value = frame[..., self.layout.frame_tags.index(rule.tag)]
+            if rule.below is not None:
+                outside = outside | (value < rule.below)
+            if rule.above is not None:
+                outside = outside | (value > rule.above)
+        return outside
 
     def violations(self, next_frame: Any) -> dict[str, Any]:
         """How far each constrained tag lies outside its bounds, in its unit; 0 inside: tag -> (...)."""
@@ -198,16 +226,16 @@ def _outside(value: Any, low: float | None, high: float | None) -> Any:
     return below + above
 
 
-def _imported(term: FunctionTerm) -> RewardFunction:
-    module_name, _, function_name = term.function.partition(":")
+def _imported(name: str, whose: str) -> StepFunction:
+    module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as problem:
         raise SpecError(
-            f"the objective's function '{term.function}' cannot be imported ({problem})",
+            f"{whose} function '{name}' cannot be imported ({problem})",
             cure="Write it as module:function, with the module on the Python path.",
         ) from None
     if not callable(function):
-        raise SpecError(f"the objective's '{term.function}' is not a function", cure="Write it as module:function.")
-    imported: RewardFunction = function
+        raise SpecError(f"{whose} '{name}' is not a function", cure="Write it as module:function.")
+    imported: StepFunction = function
     return imported

@@ -215,16 +215,26 @@ class Constraint(Strict):
 
 
 class TerminationRule(Strict):
-    """The plant has tripped (a true end, not a cut) once the tag is below or above a value."""
+    """The plant has tripped (a true end, not a cut) once the tag is below or above a value, or a function says so.
 
-    tag: str
+    A `function` is `module:function` and gets (now, after) of a step, as one of the objective does; it serves for trips
+    that a single value does not show, such as a rate of change.
+    """
+
+    tag: str | None = None
     below: float | None = None
     above: float | None = None
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
 
     @model_validator(mode="after")
-    def _one_side(self) -> TerminationRule:
-        if self.below is None and self.above is None:
+    def _one_kind(self) -> TerminationRule:
+        if (self.tag is None) == (self.function is None):
+            raise ValueError("a termination rule needs either 'tag' or 'function'")
+        bounded = self.below is not None or self.above is not None
+        if self.tag is not None and not bounded:
             raise ValueError("a termination rule needs 'below', 'above' or both")
+        if self.function is not None and bounded:
+            raise ValueError("'below' and 'above' belong to a tag, not to a function")
         return self
 
 
@@ -317,7 +327,8 @@ class PlantSpec(Strict):
         for index, constraint in enumerate(self.constraints):
             self._check(constraint.tag, self.state_tags, f"constraints.{index}.tag")
         for index, rule in enumerate(self.episodes.terminated):
-            self._check(rule.tag, observed, f"episodes.terminated.{index}.tag")
+            if rule.tag is not None:
+                self._check(rule.tag, observed, f"episodes.terminated.{index}.tag")
         for name, tag in self.tags.items():
             if tag.of is not None:
                 self._check(tag.of, self.action_tags, f"tags.{name}.of")

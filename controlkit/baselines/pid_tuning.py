@@ -210,7 +210,7 @@ class _Trial:
             frame = world.next_frame(state, self.log.frames[rows + 1])
             last = torch.where(alive, world.objective.reward(observation, action, frame), last)
             total += last
-            alive &= ~world.objective.terminated(frame)
+            alive &= ~world.objective.terminated(observation, action, frame)
             if self.noise is not None:
                 frame = world.next_frame(state + self.noise[step].repeat(count, 1), frame)
             observation = world.next_observation(observation, action, frame)

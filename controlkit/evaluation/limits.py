@@ -122,7 +122,7 @@ def _outside(limit: Limit, objective: Objective, rolled: Sequence[RolledOut]) ->
             out = ((value < limit.low) | (value > limit.high)) & r.alive
             share = out.double().sum(dim=0) / r.alive.double().sum(dim=0).clamp(min=1.0)
         else:
-            share = (objective.terminated(frames) & r.alive).any(dim=0).double()
+            share = (objective.terminated(r.frames[:-1], r.actions, frames) & r.alive).any(dim=0).double()
         found.append(share.reshape(r.members, r.starts).mean(dim=0))
     return torch.stack(found)
 

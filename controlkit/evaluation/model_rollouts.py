@@ -111,7 +111,7 @@ def roll_out_paired(
         actions.append(action)
         rewards.append(reward.float())
         alive_at.append(alive)
-        alive = alive & ~world.objective.terminated(next_frame)
+        alive = alive & ~world.objective.terminated(observation, action, next_frame)
         observation = world.next_observation(observation, action, next_frame)
         at = at + 1
     return RolledOut(

@@ -86,7 +86,7 @@ def cut_episodes(spec: PlantSpec, samples: Mapping[str, Samples]) -> Episodes:
     usable: Bool = np.asarray(log.mask.all(axis=1))
     alive = in_mode & usable
     both = alive & np.append(alive[1:], False)[: len(grid)] & follows
-    tripped: Bool = np.asarray(Objective(spec).terminated(log.frames)) & alive
+    tripped: Bool = np.asarray(Objective(spec).tripped_rows(log.frames, log.actions, both[:-1])) & alive
     known = log.action_mask.all(axis=1)
     static = [i for i, tag in enumerate(spec.frame_tags) if spec.tags[tag].role == "static"]
     moved = both & np.append((np.diff(log.frames[:, static], axis=0) != 0).any(axis=1), False)[: len(grid)]

@@ -55,5 +55,6 @@ class BellmanDoubt:
         mean, raw = output.chunk(2, dim=-1)
         squashed = torch.tanh(mean + bounded_log_std(torch.tanh(raw)).exp() * noise[rows].repeat(count, 1))
         command = limits.apply(actor.centre + actor.reach * squashed, following)
-        value: Tensor = targets(following, command).amin(dim=0) * ~self.world.objective.terminated(frame)
+        ended = self.world.objective.terminated(observation.repeat(count, 1), action.repeat(count, 1), frame)
+        value: Tensor = targets(following, command).amin(dim=0) * ~ended
         return self.coefficient * value.reshape(count, -1).std(dim=0)

@@ -152,7 +152,7 @@ def take_step(
     next_frame = world.next_frame(chosen.state, exogenous.known(rows, observation))
     # Judged before noise is added: what counts is what the plant does, not what its sensors make of it.
     reward = world.objective.reward(observation, action, next_frame)
-    terminated = world.objective.terminated(next_frame)
+    terminated = world.objective.terminated(observation, action, next_frame)
     if residuals is not None:
         draw = torch.randint(len(residuals), (len(rows),), generator=generator, device=rows.device)
         next_frame = world.next_frame(chosen.state + residuals[draw], next_frame)

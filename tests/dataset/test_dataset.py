@@ -107,6 +107,21 @@ def test_ends_are_trips_or_cuts_and_never_both():
         build([4, 4, 1], plant(trip=5), frames=frames)
 
 
+def test_an_end_by_a_function_needs_a_step_that_leads_there(tmp_path, monkeypatch):
+    (tmp_path / "plant_trips.py").write_text("def jumps(now, after):\n    return after['level'] - now['level'] > 4\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = plant()
+    rules = {"episodes": {"terminated": [{"function": "plant_trips:jumps"}]}}
+    spec = PlantSpec.from_dict(spec.to_dict() | rules)
+    frames = np.zeros((8, 2), dtype=np.float32)
+    frames[[3, 4, 5, 6, 7], 0] = [5, 9.5, 9.5, 9.5, 9.5]  # trips in row 3; from row 3 to row 4 is no step
+    data = build([4, 4], spec, frames=frames)
+    assert np.flatnonzero(data.terminated).tolist() == [2]
+    assert np.flatnonzero(data.truncated).tolist() == [6]
+    with pytest.raises(DataError, match=r"row 3: an episode goes on after the plant tripped"):
+        build([8], spec, frames=frames)
+
+
 @pytest.mark.parametrize("lengths", [[1], [1, 1, 1]])
 def test_a_log_without_a_step(lengths):
     with pytest.raises(DataError, match="holds no step"):

@@ -72,6 +72,7 @@ def by_hand(name: str, obs: Any, act: Any, after: Any) -> float:
 def function_term(tmp_path, monkeypatch):
     (tmp_path / "plant_rewards.py").write_text(
         "def profit(now, after):\n    return now['goal'] + now['pump'] - after['level']\n\n\nnot_callable = 3\n"
+        "def surge(now, after):\n    return after['level'] - now['level'] > 1 + now['pump']\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     return {"kind": "function", "function": "plant_rewards:profit", "weight": 7}
@@ -122,6 +123,8 @@ def test_the_reward_carries_gradients_to_the_action():
 def test_a_function_that_is_not_there_fails_before_any_work(function, message, function_term):
     with pytest.raises(SpecError, match=message):
         Objective(plant({"kind": "function", "function": function}))
+    with pytest.raises(SpecError, match=f"trip's .*{message}"):
+        Objective(plant(episodes={"terminated": [{"function": function}]}))
 
 
 def test_trips_and_violations_are_the_same_in_numpy_and_torch():
@@ -130,12 +133,41 @@ def test_trips_and_violations_are_the_same_in_numpy_and_torch():
     objective = Objective(plant(episodes={"terminated": rules}, constraints=constraints))
     frames = np.array([[0, -2.5], [0, -2], [5, 0], [0, 3.5], [np.nan, 0], [0, np.nan]], dtype=np.float32)
     expected = [True, False, True, True, False, False]
-    assert objective.terminated(frames).tolist() == expected
-    assert objective.terminated(torch.tensor(frames)).tolist() == expected
+    now, action = np.zeros((6, 4), dtype=np.float32), np.zeros((6, 2), dtype=np.float32)
+    assert objective.terminated(now, action, frames).tolist() == expected
+    assert objective.terminated(torch.tensor(now), torch.tensor(action), torch.tensor(frames)).tolist() == expected
     outside = objective.violations(frames[:4])["level"]
     assert outside.tolist() == [1.5, 1, 0, 1.5]
     assert objective.violations(torch.tensor(frames[:4]))["level"].tolist() == outside.tolist()
-    assert not Objective(plant()).terminated(np.full((2, 2), np.nan)).any()
+    assert not Objective(plant()).terminated(now[:2], action[:2], np.full((2, 2), np.nan)).any()
+
+
+@pytest.mark.usefixtures("function_term")
+def test_a_function_sees_the_step_that_trips_the_plant():
+    rules = [{"function": "plant_rewards:surge"}, {"tag": "level", "above": 3}]
+    objective = Objective(plant(episodes={"terminated": rules}))
+    # observation: goal, level, level@-1, valve@-1; action: valve, pump; frame: goal, level
+    now = np.array([[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9], [0, 2.5, 9, 9], [0, np.nan, 9, 9]], dtype=np.float32)
+    action = np.array([[9, 0], [9, 0], [9, 1], [9, 1], [9, 0]], dtype=np.float32)
+    after = np.array([[9, 1], [9, 1.5], [9, 1.5], [9, 3.5], [9, 0]], dtype=np.float32)
+    expected = [False, True, False, True, False]
+    assert objective.terminated(now, action, after).tolist() == expected
+    assert objective.terminated(now[:, :2], action, after).tolist() == expected  # the frame alone is enough
+    tensors = [torch.tensor(x).reshape(5, 1, -1) for x in (now, action, after)]
+    assert objective.terminated(*tensors).tolist() == [[one] for one in expected]
+
+
+@pytest.mark.usefixtures("function_term")
+def test_rows_of_a_log_trip_by_their_values_and_by_the_steps_that_led_to_them():
+    rules = [{"function": "plant_rewards:surge"}, {"tag": "level", "above": 3}]
+    objective = Objective(plant(episodes={"terminated": rules}))
+    level = np.array([3.5, 0, 1.5, 0, 1.5, 1.5], dtype=np.float32)
+    frames, actions = np.stack([np.zeros(6, np.float32), level], axis=1), np.zeros((6, 2), dtype=np.float32)
+    everywhere = np.ones(5, dtype=np.bool_)
+    assert objective.tripped_rows(frames, actions, everywhere).tolist() == [True, False, True, False, True, False]
+    cut = np.array([True, False, True, True, True])  # an episode begins in row 2
+    assert objective.tripped_rows(frames, actions, cut).tolist() == [True, False, False, False, True, False]
+    assert objective.tripped_rows(frames[:1], actions[:1], cut[:0]).tolist() == [True]
 
 
 # Limits ---------------------------------------------------------------------------------------------------------------
