@@ -13,6 +13,7 @@ from controlkit.errors import ControlkitError, nearest
 from controlkit.spec import PlantSpec
 from envs import controllers, references
 from envs.neorl import dmsd, dmsd_controllers, industrial, industrial_controllers, pipeline, pipeline_controllers
+from envs.neorl.behaviour.policy import kept_controllers
 from envs.refrigerator import DEFAULT_PARAMS, VectorRefrigerator
 from envs.simulation import Controller, VectorSimulator
 
@@ -200,6 +201,7 @@ INDUSTRIAL = Task(
         "swinging": lambda rng, options: industrial_controllers.Swinging(
             options.get("params", industrial.DEFAULT_PARAMS)
         ),
+        **kept_controllers("industrial", "industrial"),
     },
     behaviour="operator",
     test_controllers=("still", "random"),

@@ -77,13 +77,14 @@ class Steered:
         if noise_std > 0 and rng is None:
             raise ValueError("a noisy controller needs a generator")
         self.setting, self.gain, self.noise_std, self._rng = np.array(setting), gain, noise_std, rng
+        self._reach = np.array(LARGEST_STEP)
 
     def reset(self, batch: int) -> None:
         """Nothing is remembered."""
 
     def act(self, measurement: Floats) -> Floats:
         """(B, 6) -> (B, 3)."""
-        command: Floats = self.gain * (self.setting - measurement[:, 1:4]) / np.array(LARGEST_STEP)
+        command: Floats = self.gain * (self.setting - measurement[:, 1:4]) / self._reach
         if self._rng is not None and self.noise_std > 0:
             command = command + self.noise_std * self._rng.standard_normal(command.shape)
         return np.clip(command, -1.0, 1.0, out=command)

@@ -14,7 +14,8 @@ import pytest
 
 from controlkit.errors import ArtifactError, ControlkitError
 from controlkit.layout import Layout
-from envs.neorl.behaviour.policy import BehaviourPolicy, kept_policies, policy_file
+from envs.closed_loop import score
+from envs.neorl.behaviour.policy import BehaviourPolicy, kept_controllers, kept_policies, policy_file
 from envs.neorl.behaviour.settings import SETTINGS, TrainingSettings, Wish, training_settings, wishes
 from envs.neorl.behaviour.view import TrainingEnv, View
 from envs.tasks import get_task
@@ -159,6 +160,19 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         policy_file("dmsd", "lo", tmp_path)
     with pytest.raises(ControlkitError, match="more than 400000"):
         written(tmp_path / "large.onnx", "dmsd", replace(SMALL, hidden=(400, 400)))
+
+
+def test_kept_levels_are_controllers_of_their_task(tmp_path: Path) -> None:
+    path, _ = written(tmp_path / "dmsd-high.onnx", "dmsd", SMALL)
+    written(tmp_path / "pipeline-low.onnx", "pipeline", SMALL)
+    task = get_task("dmsd")
+    levels = kept_controllers("dmsd", "dmsd", tmp_path)
+    assert list(levels) == ["high"]
+    results = [
+        score(controller(np.random.default_rng(4), {}), task, seed=1, copies=3, steps=20).returns
+        for controller in (levels["high"], lambda rng, _: BehaviourPolicy(path, task.spec(), rng))
+    ]
+    assert np.array_equal(*results)
 
 
 def test_settings_name_what_is_unknown() -> None:

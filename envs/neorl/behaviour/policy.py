@@ -7,11 +7,13 @@ protocol (arXiv 2102.00714): with probability 0.8 the command is that of the mea
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from controlkit.configs import config_path
 from controlkit.errors import ArtifactError, ControlkitError, nearest
 from controlkit.layout import Layout
 from controlkit.spec import PlantSpec
@@ -108,6 +110,22 @@ def policy_file(task: str, level: str, folder: Path = POLICIES) -> Path:
 def kept_policies(folder: Path = POLICIES) -> tuple[str, ...]:
     """Names `task-level` of the policies in a folder."""
     return tuple(sorted(path.stem for path in folder.glob("*.onnx")))
+
+
+def kept_controllers(
+    task: str, plant: str, folder: Path = POLICIES
+) -> dict[str, Callable[[np.random.Generator, Mapping[str, Any]], BehaviourPolicy]]:
+    """Level -> what makes its policy a controller of a task, for the levels that are kept: see `envs.tasks.Task`."""
+
+    def factory(path: Path) -> Callable[[np.random.Generator, Mapping[str, Any]], BehaviourPolicy]:
+        return lambda rng, options: BehaviourPolicy(path, PlantSpec.load(config_path("plants", plant)), rng)
+
+    prefix = f"{task}-"
+    return {
+        name.removeprefix(prefix): factory(folder / f"{name}.onnx")
+        for name in kept_policies(folder)
+        if name.startswith(prefix)
+    }
 
 
 def _opened(path: Path) -> Any:
