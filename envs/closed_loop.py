@@ -97,7 +97,7 @@ def run_closed_loop(
         # Not by multiplication: beyond its end a plant may be anywhere, and 0 times infinity is no number.
         cost -= np.where(alive, reward, 0.0)
         lengths += alive
-        alive &= ~meter.terminated(simulator.true_frame)
+        alive &= ~meter.ended
         progress.advance()
         if not alive.any():
             break

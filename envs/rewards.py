@@ -18,6 +18,9 @@ class RewardMeter:
 
     Args:
         spec: the plant.
+
+    Attributes:
+        ended: (B,) whether the plant file's rules ended the episode in the last step.
     """
 
     def __init__(self, spec: PlantSpec) -> None:
@@ -28,21 +31,20 @@ class RewardMeter:
         self._previous = [(column, slot) for column, slot in enumerate(layout.previous_command()) if slot is not None]
         self._first_command = np.array([spec.tags[tag].safe for tag in layout.action_tags], dtype=np.float64)  # (m,)
         self._observation = np.empty((0, layout.size))
+        self.ended: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 
     def reset(self, frame: Floats) -> None:
         """Starts with the frame (B, N) at time 0; before it, the safe values are taken to have been in force."""
+        self.ended = np.zeros(len(frame), dtype=np.bool_)
         self._observation = np.full((len(frame), self._observation_size), np.nan)  # (B, O)
         self._remember(frame, np.broadcast_to(self._first_command, (len(frame), len(self._first_command))))
 
     def step(self, command: Floats, next_frame: Floats) -> Floats:
         """The rewards (B,) of the step that the command (B, m) led to the frame (B, N)."""
         reward = self._objective.reward(self._observation, command, next_frame)
+        self.ended = np.asarray(self._objective.terminated(self._observation, command, next_frame), dtype=np.bool_)
         self._remember(next_frame, command)
         return np.asarray(reward, dtype=np.float64)
-
-    def terminated(self, frame: Floats) -> npt.NDArray[np.bool_]:
-        """(B,) whether the plant file's rules end the episode in the frame (B, N)."""
-        return np.asarray(self._objective.terminated(frame), dtype=np.bool_)
 
     def _remember(self, frame: Floats, command: Floats) -> None:
         self._observation[:, : self._frame_size] = frame
