@@ -25,7 +25,7 @@ class TrainingSettings:
         unseen: tags that it does not see, such as a position that must not matter.
         reward_offset, reward_scale: training sees (reward + offset) x scale.
         steps: at most.
-        evaluate_every: steps between two evaluations.
+        evaluate_every: steps between two evaluations; the first is after the warm-up.
         checkpoint_every: evaluations between two checkpoints, which hold all remembered transitions.
         buffer: transitions remembered.
         warm_up: uniform commands before learning begins.
@@ -70,8 +70,9 @@ SETTINGS: Mapping[str, TrainingSettings] = {
         scaled=True,
         reward_offset=250.0,
         reward_scale=0.02,
-        steps=300_000,
-        evaluate_every=1000,
+        steps=60_000,
+        evaluate_every=100,  # the first thousands of updates pass the lower levels within a few hundred steps
+        checkpoint_every=100,
         buffer=200_000,
         warm_up=5000,
     ),

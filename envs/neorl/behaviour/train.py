@@ -109,6 +109,9 @@ def train(
     while run.missing(wanted) and model.num_timesteps < limit:
         before = int(model.num_timesteps)
         model.learn(min(run.settings.evaluate_every, limit - before), reset_num_timesteps=False)
+        if model.num_timesteps <= run.settings.warm_up:
+            bar.advance(int(model.num_timesteps) - before)
+            continue
         missing = len(run.missing(wanted))
         found = _evaluate(run, model, wanted)
         last = model.num_timesteps >= limit or not len(run.history) % run.settings.checkpoint_every
@@ -116,10 +119,11 @@ def train(
             _save(run, model)
         bar.advance(int(model.num_timesteps) - before, note=f"return {found:.0f}")
     if unmet := run.missing(wanted):
-        best = max((entry["return"] for entry in run.history), default=float("nan"))
+        seen = [entry["return"] for entry in run.history]
+        found_so_far = f"returns went from {min(seen):g} to {max(seen):g}" if seen else "none was evaluated yet"
         raise ControlkitError(
             f"after {model.num_timesteps} steps no policy within {unmet[0].tolerance:.0%} of "
-            f"{', '.join(f'{wish.value:g} ({wish.level})' for wish in unmet)} was seen; the best return was {best:g}",
+            f"{', '.join(f'{wish.value:g} ({wish.level})' for wish in unmet)} was seen: {found_so_far}",
             where=f"task {task}",
             cure="Give more --steps to go on, or another --seed in another folder.",
         )
