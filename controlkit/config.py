@@ -42,9 +42,13 @@ class SplitConfig(Strict):
 class ScalingConfig(Strict):
     """Networks see (x - mean) / spread, where the spread is the log's standard deviation but never less than
     `min_spread` of half the tag's range: a log that hardly moved must not blow up what lies beyond it.
-    1 scales by the ranges alone."""
+    1 scales by the ranges alone.
+
+    Tags that are `unseen` are 0 to every network: a distance run or a counter, of which only the change means anything.
+    They are predicted like any other."""
 
     min_spread: Annotated[float, Field(gt=0, le=1)] = 0.05
+    unseen: tuple[str, ...] = ()
 
 
 class DynamicsConfig(Strict):

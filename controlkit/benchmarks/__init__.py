@@ -15,7 +15,9 @@ SUITES = {
     "refrigerator": "controlkit.benchmarks.refrigerator",
     "filter": "controlkit.benchmarks.filter",
     "speed": "controlkit.benchmarks.speed",
+    "neorl": "controlkit.benchmarks.neorl",
     "neorl2": "controlkit.benchmarks.neorl2",
+    "industrial": "controlkit.benchmarks.industrial",
 }
 
 Suite = Callable[..., str]

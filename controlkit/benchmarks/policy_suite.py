@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,14 +34,49 @@ from controlkit.morec.train import train
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
 from envs.closed_loop import run_closed_loop, score
+from envs.collect import collect
+from envs.neorl.behaviour.policy import policy_file
 from envs.simulation import spawned_seeds
 from envs.tasks import get_task
 
 REWARDS = {"formula": "formula", "rewards": "rewards only"}
 # Episodes that nothing else uses.
 SCORE_SEED = 900_000
+DATA_SEED = 0
 # Where the released files lie, in a folder for each benchmark.
 DATA_VARIABLE, DATA_FOLDER = "CONTROLKIT_DATA", Path("../shared/data")
+
+
+class Source(NamedTuple):
+    """Where a task's data comes from.
+
+    Attributes:
+        released: name of the released file in the data folder, such as `neorl2/DMSD-train.npz`.
+        label: what it is called in the table.
+        behaviour, episodes: the task's controller that regenerates the data where the released file is not there, and
+            how many episodes of it; empty where nothing stands in for the file.
+    """
+
+    released: str
+    label: str = "the released file"
+    behaviour: str = ""
+    episodes: int = 0
+
+    def prepare(self, task: str, folder: Path) -> tuple[Path, str]:
+        """The data file, made in the folder if need be, and what it is.
+
+        Raises:
+            ControlkitError: there is neither the released file nor a behaviour policy to stand in for it.
+        """
+        path = _data_folder() / self.released
+        if path.is_file() or not self.behaviour:
+            return data_file(self.released), self.label
+        chosen = get_task(task)
+        if self.behaviour not in chosen.controllers:
+            policy_file(task, self.behaviour)  # says what is missing, and how it is made
+        made = folder / f"{task}-{self.behaviour}.npz"
+        collect(chosen, made, self.episodes, DATA_SEED, controller=self.behaviour)
+        return made, f"regenerated data, NeoRL protocol, {self.episodes} episodes"
 
 
 @dataclass(frozen=True)
@@ -51,8 +86,7 @@ class SuiteTask:
     Attributes:
         task: its name in `envs.tasks`.
         run: the run configuration, by the name of the shipped file.
-        source: (folder for what has to be made) -> the data file.
-        data: what that data is, for the table.
+        source: where its data comes from.
         published: scores of others, by name; shown below ours.
         note: what a reader must know to compare.
         rewards: `formula`, `rewards` or both.
@@ -60,8 +94,7 @@ class SuiteTask:
 
     task: str
     run: str
-    source: Callable[[Path], Path]
-    data: str
+    source: Source
     published: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     rewards: tuple[str, ...] = ("formula", "rewards")
@@ -140,7 +173,7 @@ def run_tasks(
     with tempfile.TemporaryDirectory() as folder:
         ingested = {name: _ingested(suite.tasks[name], Path(folder) / name) for name in chosen}
         jobs = [
-            Job(name, suite.tasks[name].task, suite.tasks[name].run, method, rewards, seed, ingested[name] / rewards,
+            Job(name, suite.tasks[name].task, suite.tasks[name].run, method, rewards, seed, ingested[name][0] / rewards,
                 out / "parts" / f"{name}-{method}-{rewards}-{seed}.json", suite.episodes, tuple(settings))
             for name in chosen
             for method, rewards in rows[name]
@@ -160,7 +193,7 @@ def run_tasks(
             records += _records(suite, name, f"{method}, {REWARDS[rewards]}", mine, time.monotonic() - began)
         records += _references(suite, name)
     write_results(out, records)
-    table = _table(suite, records, chosen)
+    table = _table(suite, records, {name: ingested[name][1] for name in chosen})
     write_text(out / "table.md", table)
     return table
 
@@ -199,7 +232,7 @@ def episode_returns(task_name: str, controller: PolicyController, episodes: int)
     task = get_task(task_name)
     plant_seed, _ = spawned_seeds(SCORE_SEED, 2)
     simulator = task.simulator(episodes, np.random.default_rng(plant_seed))
-    loop = run_closed_loop(controller, simulator, task.spec(), task.steps)
+    loop = run_closed_loop(controller, simulator, task.published_spec(), task.steps)
     return loop.returns, loop.lengths
 
 
@@ -214,18 +247,13 @@ def recorded_reward(spec: PlantSpec) -> PlantSpec:
     return PlantSpec.from_dict(spec.to_dict() | {"objective": [{"kind": "recorded"}]})
 
 
-def released(name: str) -> Callable[[Path], Path]:
-    """The source of a task whose data is a released file in the data folder, such as `neorl2/DMSD-train.npz`."""
-    return lambda _: data_file(name)
-
-
 def data_file(name: str) -> Path:
     """A released file in the data folder.
 
     Raises:
         ControlkitError: it is not there.
     """
-    path = Path(os.environ.get(DATA_VARIABLE, DATA_FOLDER)) / name
+    path = _data_folder() / name
     if not path.is_file():
         raise ControlkitError(
             "the released data file is not there",
@@ -235,13 +263,17 @@ def data_file(name: str) -> Path:
     return path
 
 
-def _ingested(entry: SuiteTask, folder: Path) -> Path:
-    """The data sets of a task, one for each kind of knowledge of the reward."""
+def _data_folder() -> Path:
+    return Path(os.environ.get(DATA_VARIABLE, DATA_FOLDER))
+
+
+def _ingested(entry: SuiteTask, folder: Path) -> tuple[Path, str]:
+    """The folder of a task's data sets, one for each kind of knowledge of the reward, and what the data is."""
     folder.mkdir(parents=True)
-    source, spec = entry.source(folder), get_task(entry.task).spec()
+    (source, label), spec = entry.source.prepare(entry.task, folder), get_task(entry.task).spec()
     for rewards in entry.rewards:
         ingest(spec if rewards == "formula" else recorded_reward(spec), [source], folder / rewards)
-    return folder
+    return folder, label
 
 
 def _known(name: str, suite: Suite) -> str:
@@ -292,9 +324,9 @@ def _references(suite: Suite, name: str) -> list[Record]:
     return records
 
 
-def _table(suite: Suite, records: Sequence[Record], tasks: Sequence[str]) -> str:
+def _table(suite: Suite, records: Sequence[Record], data: Mapping[str, str]) -> str:
     lines = []
-    for task in tasks:
+    for task, label in data.items():
         entry = suite.tasks[task]
         mine = [r for r in records if r.task == task and r.metric == "score"]
         seconds = {r.method: f"{r.value:.0f}" for r in records if r.task == task and r.metric == "train_seconds"}
@@ -305,7 +337,7 @@ def _table(suite: Suite, records: Sequence[Record], tasks: Sequence[str]) -> str
         rows += [(f"published: {name}", f"{value:.1f}", "", "", "", "") for name, value in entry.published.items()]
         scale = "return of an episode" if get_task(entry.task).return_bounds is None else _SCALE
         lines.append(
-            f"{task}: {scale}. Data: {entry.data}.{' ' + entry.note if entry.note else ''}\n\n"
+            f"{task}: {scale}. Data: {label}.{' ' + entry.note if entry.note else ''}\n\n"
             + markdown_table(("method", "score", "std. error", "seeds", "episodes", "training, s"), rows)
         )
     return "\n".join(lines) + f"\n{suite.note}\n{machine()}; commit {commit()}.\n"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from controlkit.config import DynamicsConfig, ScalingConfig
-from controlkit.errors import DataError
+from controlkit.errors import ConfigError, DataError, nearest
 from controlkit.layout import Layout
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.layers import Affine
@@ -35,18 +35,25 @@ from controlkit.replay import LoggedTransitions
 from controlkit.scaling import Scaler
 from controlkit.spec import PlantSpec
 
+# Divided by this a value of any unit is nothing; a number all the same, which graphs and files can hold.
+UNSEEN_SPREAD = 1e30
 # A prediction is a sum of a handful of rounded numbers: so many roundings are as good as none.
 ROUNDING = 4.0 * torch.finfo(torch.float32).eps
 
 
 def observation_scaler(log: LoggedTransitions, scaling: ScalingConfig) -> Scaler:
     """(O,) mean and spread of the observation's slots over the log; the spread has a floor from the tags' ranges, and
-    at a floor of the whole range centre and spread are the ranges' own."""
+    at a floor of the whole range centre and spread are the ranges' own.
+
+    Raises:
+        ConfigError: an unseen tag that the plant does not have.
+    """
     layout = log.layout
+    hidden = _unseen(layout, scaling)
     if scaling.min_spread == 1:
-        return Scaler.from_range(layout.low, layout.high)
+        return _blinded(Scaler.from_range(layout.low, layout.high), hidden)
     values = log.observe(log.rows).cpu().numpy() if len(log.rows) <= 100_000 else _sampled(log)
-    return _floored(values, (layout.high - layout.low) / 2, scaling.min_spread)
+    return _blinded(_floored(values, (layout.high - layout.low) / 2, scaling.min_spread), hidden)
 
 
 def action_scaler(log: LoggedTransitions, limits: CommandLimits, scaling: ScalingConfig) -> Scaler:
@@ -281,6 +288,23 @@ def _rounding(ensemble: GaussianEnsemble, log: LoggedTransitions) -> float:
     """The mean square, in units of the typical change, of what rounding to single precision does to the state tags."""
     size = log.frames[log.rows][:, torch.from_numpy(log.layout.state_columns).to(log.rows.device)].abs().amax(dim=0)
     return float((ROUNDING * size / ensemble.change_scaler.spread).square().mean())
+
+
+def _unseen(layout: Layout, scaling: ScalingConfig) -> npt.NDArray[np.bool_]:
+    """(O,) which slots show a tag that networks must not see."""
+    tags = [slot.tag for slot in layout.slots]
+    for tag in scaling.unseen:
+        if tag not in tags:
+            raise ConfigError(f"unknown tag '{tag}'", where="scaling.unseen", cure=nearest(tag, dict.fromkeys(tags)))
+    return np.array([tag in scaling.unseen for tag in tags])
+
+
+def _blinded(scaler: Scaler, hidden: npt.NDArray[np.bool_]) -> Scaler:
+    """The same, but that whatever stands in the hidden slots is scaled to (nearly) 0."""
+    return Scaler(
+        np.where(hidden, 0.0, scaler.centre).astype(np.float32),
+        np.where(hidden, UNSEEN_SPREAD, scaler.spread).astype(np.float32),
+    )
 
 
 def _floored(values: npt.NDArray[np.float32], half_range: npt.NDArray[np.floating[Any]], min_spread: float) -> Scaler:

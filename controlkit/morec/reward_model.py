@@ -143,7 +143,9 @@ def split_episodes(log: LoggedTransitions, share: float, generator: torch.Genera
 def _scale(
     network: RewardNetwork, log: LoggedTransitions, rows: Tensor, scaling: ScalingConfig, limits: CommandLimits
 ) -> None:
-    observation, n = observation_scaler(log, scaling), len(log.layout.frame_tags)
+    # A reward may well be a distance run: it sees the change of tags that the other networks do not see at all.
+    everything = scaling.model_copy(update={"unseen": ()})
+    observation, n = observation_scaler(log, everything), len(log.layout.frame_tags)
     frame = Scaler(observation.centre[:n], observation.spread[:n])
     set_scaler(network.input_scaler, observation, action_scaler(log, limits, scaling), frame)
     reward = log.rewards[rows]
