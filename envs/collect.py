@@ -1,5 +1,7 @@
 """Logs of a task's behaviour controller, in the form in which a plant's historian exports them.
 
+An episode ends early where the plant file's rules say that the plant tripped.
+
 Time: an episode of K steps has K + 1 samples of every measured tag and K commands. A command stamped t is in force from
 t until the next one: it leads from the sample at t to the sample one period later. So the last sample of an episode
 stands without a command. Between episodes there is an hour without any sample, at which ingest cuts the log.
@@ -19,6 +21,7 @@ import numpy.typing as npt
 
 from controlkit.errors import ControlkitError
 from controlkit.files import sha256_of, written_aside
+from controlkit.objective import Objective
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
 from envs.log_files import SUFFIXES, open_log
@@ -42,6 +45,7 @@ class LoggedEpisode:
         commands: (K, m) command k leads from frame k to frame k + 1.
         true_frames: (K + 1, N) the noise-free values of all frame tags; not written to a log.
         frame_tags, action_tags: what the n measured tags and the m commands are called in the log.
+        terminated: whether the plant file's rules ended the episode; it was cut where they did not.
     """
 
     times: npt.NDArray[np.datetime64]
@@ -50,6 +54,7 @@ class LoggedEpisode:
     true_frames: Floats
     frame_tags: tuple[str, ...]
     action_tags: tuple[str, ...]
+    terminated: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,12 +167,18 @@ def _episode(
     controller = task.controller(controller_name, np.random.default_rng(controller_seed), **options)
     controller.reset(1)
     frames, true_frames, commands = [simulator.reset()[0]], [simulator.true_frame[0]], []
-    for _ in range(steps):
+    objective = Objective(spec) if spec.episodes.terminated else None
+    terminated = False
+    while len(commands) < steps and not terminated:
         command = controller.act(frames[-1][None])  # (1, m)
         commands.append(command[0])
         frames.append(simulator.step(command)[0])
         true_frames.append(simulator.true_frame[0])
-    offsets = np.array([_microseconds(k * spec.period_s) for k in range(steps + 1)])
+        if objective is not None:
+            # By the numbers that are stored, as whoever reads the log will judge them.
+            before, after = np.round(true_frames[-2:], DECIMALS)
+            terminated = bool(objective.terminated(before, np.round(command[0], DECIMALS), after))
+    offsets = np.array([_microseconds(k * spec.period_s) for k in range(len(frames))])
     return LoggedEpisode(
         times=start + offsets,
         frames=np.round(frames, DECIMALS),
@@ -175,6 +186,7 @@ def _episode(
         true_frames=np.array(true_frames),
         frame_tags=tuple(spec.tags[tag].column or tag for tag in simulator.frame_tags),
         action_tags=tuple(spec.tags[tag].column or tag for tag in spec.action_tags),
+        terminated=terminated,
     )
 
 

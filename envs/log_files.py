@@ -152,6 +152,8 @@ class _NpzLog(_Closing):
         lengths = [len(e.commands) for e in episodes]
         last = np.zeros(sum(lengths), dtype=np.bool_)  # (N,)
         last[np.cumsum(lengths) - 1] = True
+        terminated = np.zeros_like(last)
+        terminated[last] = [e.terminated for e in episodes]
         with self._path.open("wb") as file:  # given a path, numpy would append a suffix
             np.savez_compressed(
                 file,
@@ -160,8 +162,8 @@ class _NpzLog(_Closing):
                 action=np.concatenate([e.commands for e in episodes]),
                 next_obs=np.concatenate([e.frames[1:] for e in episodes]),
                 episode=np.repeat(np.arange(len(episodes)), lengths),
-                terminated=np.zeros(sum(lengths), dtype=np.bool_),
-                truncated=last,
+                terminated=terminated,
+                truncated=last & ~terminated,
                 frame_tags=np.array(episodes[0].frame_tags),
                 action_tags=np.array(episodes[0].action_tags),
             )

@@ -1,4 +1,4 @@
-"""A vectorised simulator with exact sensors as a gymnasium environment: DMSD and Pipeline."""
+"""A vectorised simulator with exact sensors as a gymnasium environment: DMSD, Pipeline, RocketRecovery."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
 from controlkit.spec import PlantSpec
-from envs.neorl import dmsd, pipeline
+from envs.neorl import dmsd, pipeline, rocket
 from envs.rewards import RewardMeter
 from envs.simulation import VectorSimulator
 from envs.window import ObservationWindow
@@ -120,4 +120,18 @@ class PipelineEnv(SimulatedPlantEnv):
     ) -> None:
         super().__init__(
             "pipeline", lambda copies, rng: pipeline.VectorPipeline(copies, rng, params=params), horizon, window
+        )
+
+
+class RocketRecoveryEnv(SimulatedPlantEnv):
+    """RocketRecovery of NeoRL-2; `envs.neorl.rocket` has the physics, which need Box2D.
+
+    Args:
+        horizon: steps of an episode.
+        params: the plant's constants.
+    """
+
+    def __init__(self, horizon: int = rocket.STEPS, params: rocket.RocketParams = rocket.DEFAULT_PARAMS) -> None:
+        super().__init__(
+            "rocket-recovery", lambda copies, rng: rocket.VectorRocket(copies, rng, params=params), horizon
         )
