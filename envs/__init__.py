@@ -14,6 +14,7 @@ _ENVIRONMENTS = {
     "Refrigerator-v0": "envs.refrigerator_env:RefrigeratorEnv",
     "DMSD-v0": "envs.neorl.environment:DmsdEnv",
     "Pipeline-v0": "envs.neorl.environment:PipelineEnv",
+    "RocketRecovery-v0": "envs.neorl.environment:RocketRecoveryEnv",
     "Industrial-v0": "envs.neorl.industrial_environment:IndustrialEnv",
 }
 NAMESPACE = "controlkit"

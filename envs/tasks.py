@@ -12,7 +12,16 @@ from controlkit.configs import config_path
 from controlkit.errors import ControlkitError, nearest
 from controlkit.spec import PlantSpec
 from envs import controllers, references
-from envs.neorl import dmsd, dmsd_controllers, industrial, industrial_controllers, pipeline, pipeline_controllers
+from envs.neorl import (
+    dmsd,
+    dmsd_controllers,
+    industrial,
+    industrial_controllers,
+    pipeline,
+    pipeline_controllers,
+    rocket,
+    rocket_controllers,
+)
 from envs.neorl.behaviour.policy import kept_controllers
 from envs.refrigerator import DEFAULT_PARAMS, VectorRefrigerator
 from envs.simulation import Controller, VectorSimulator
@@ -186,6 +195,24 @@ PIPELINE = Task(
     return_bounds=(-296, 751),
 )
 
+ROCKET_RECOVERY = Task(
+    name="rocket-recovery",
+    plant="rocket-recovery",
+    environment="controlkit/RocketRecovery-v0",
+    steps=rocket.STEPS,
+    simulator=rocket.VectorRocket,
+    controllers={
+        "operator": lambda rng, options: rocket_controllers.operator(rng, options.get("params", rocket.DEFAULT_PARAMS)),
+        "descent": lambda rng, options: rocket_controllers.Descent(
+            params=options.get("params", rocket.DEFAULT_PARAMS)
+        ),
+    },
+    behaviour="operator",
+    test_controllers=("descent",),
+    references=("descent",),
+    return_bounds=(-176, 208),
+)
+
 # NeoRL publishes no scale of scores for it; its behaviour policies return -344311, -283121 and -220156.
 INDUSTRIAL = Task(
     name="industrial",
@@ -208,4 +235,4 @@ INDUSTRIAL = Task(
     references=("static", "swinging"),
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE, INDUSTRIAL)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE, ROCKET_RECOVERY, INDUSTRIAL)}
