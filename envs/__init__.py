@@ -16,6 +16,11 @@ _ENVIRONMENTS = {
     "Pipeline-v0": "envs.neorl.environment:PipelineEnv",
     "RocketRecovery-v0": "envs.neorl.environment:RocketRecoveryEnv",
     "Industrial-v0": "envs.neorl.industrial_environment:IndustrialEnv",
+    "HalfCheetah-v0": "envs.neorl.mujoco_environments:HalfCheetahEnv",
+    "Hopper-v0": "envs.neorl.mujoco_environments:HopperEnv",
+    "Walker2d-v0": "envs.neorl.mujoco_environments:Walker2dEnv",
+    "SafetyHalfCheetah-v0": "envs.neorl.mujoco_environments:SafetyHalfCheetahEnv",
+    "RandomFrictionHopper-v0": "envs.neorl.mujoco_environments:RandomFrictionHopperEnv",
 }
 NAMESPACE = "controlkit"
 

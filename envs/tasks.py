@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError, nearest
-from controlkit.spec import PlantSpec
+from controlkit.spec import EpisodeRules, PlantSpec
 from envs import controllers, references
 from envs.neorl import (
     dmsd,
@@ -23,6 +24,9 @@ from envs.neorl import (
     rocket_controllers,
 )
 from envs.neorl.behaviour.policy import kept_controllers
+from envs.neorl.mujoco_controllers import Random, Still
+from envs.neorl.mujoco_plants import HALF_CHEETAH, HOPPER, RANDOM_FRICTION_HOPPER, WALKER2D, MujocoPlant, VectorMujoco
+from envs.neorl.mujoco_plants import STEPS as MUJOCO_STEPS
 from envs.refrigerator import DEFAULT_PARAMS, VectorRefrigerator
 from envs.simulation import Controller, VectorSimulator
 
@@ -52,6 +56,8 @@ class Task:
         test_controllers: controllers far from the log, to try models with.
         references: controllers that define what is possible.
         return_bounds: the returns of an episode that score 0 and 100, where the task's benchmark publishes them.
+        rules_end_published: whether the benchmark's published evaluation ends an episode where the plant file's rules
+            do; where not, it goes on to the horizon.
     """
 
     name: str
@@ -64,10 +70,16 @@ class Task:
     test_controllers: tuple[str, ...]
     references: tuple[str, ...]
     return_bounds: tuple[float, float] | None = None
+    rules_end_published: bool = True
 
     def spec(self) -> PlantSpec:
         """The plant's description."""
         return PlantSpec.load(config_path("plants", self.plant))
+
+    def published_spec(self) -> PlantSpec:
+        """The plant as the benchmark's published evaluation sees it: without rules of ends that it does not apply."""
+        spec = self.spec()
+        return spec if self.rules_end_published else spec.model_copy(update={"episodes": EpisodeRules()})
 
     def make(self, **options: Any) -> gymnasium.Env[Any, Any]:
         """The gymnasium environment.
@@ -235,4 +247,42 @@ INDUSTRIAL = Task(
     references=("static", "swinging"),
 )
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE, ROCKET_RECOVERY, INDUSTRIAL)}
+
+def _mujoco(
+    name: str,
+    environment: str,
+    plant: MujocoPlant,
+    return_bounds: tuple[float, float],
+    rules_end_published: bool = True,
+) -> Task:
+    return Task(
+        name=name,
+        plant=name,
+        environment=f"controlkit/{environment}-v0",
+        steps=MUJOCO_STEPS,
+        simulator=partial(VectorMujoco, plant=plant),
+        controllers={
+            "random": lambda rng, options: Random(plant, rng),
+            "still": lambda rng, options: Still(plant),
+            **kept_controllers(name, name),
+        },
+        behaviour="random",
+        test_controllers=("still",),
+        references=(),
+        return_bounds=return_bounds,
+        rules_end_published=rules_end_published,
+    )
+
+
+MUJOCO = (
+    _mujoco("halfcheetah", "HalfCheetah", HALF_CHEETAH, (-298, 12284)),
+    _mujoco("hopper", "Hopper", HOPPER, (5, 3294)),
+    _mujoco("walker2d", "Walker2d", WALKER2D, (1, 5143)),
+    # The published runs of a policy that is too fast all have 1000 steps, and returns below -90000.
+    _mujoco("safety-halfcheetah", "SafetyHalfCheetah", HALF_CHEETAH, (-283, 2507), rules_end_published=False),
+    _mujoco("random-friction-hopper", "RandomFrictionHopper", RANDOM_FRICTION_HOPPER, (-3, 503)),
+)
+
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE, ROCKET_RECOVERY, INDUSTRIAL, *MUJOCO)
+}
