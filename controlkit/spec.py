@@ -245,11 +245,14 @@ class EpisodeRules(Strict):
         max_gap_s: a log without any sample for longer than this is cut there; three sample periods where not given.
         min_steps: shorter pieces are left out, beside those shorter than one window of history.
         terminated: rules for a true end of an episode.
+        recorded_ends: flat data says by itself where the plant tripped, since no tag shows exactly what decides; the
+            rules then only tell a model's rollouts where to end.
     """
 
     max_gap_s: Annotated[float, Field(gt=0)] | None = None
     min_steps: Annotated[int, Field(ge=1)] = 2
     terminated: tuple[TerminationRule, ...] = ()
+    recorded_ends: bool = False
 
 
 class PlantSpec(Strict):

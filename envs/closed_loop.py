@@ -3,7 +3,7 @@
 What a score is: the mean over the steps of the cost (the negative reward) of the plant file's objective, computed from
 the noise-free values that each step reaches. For the refrigerator: the mean |T + 2| of the true temperatures at times 1
 .. steps; the start at time 0, which no controller can change, does not count. Where the plant file's rules end an
-episode, the step that led there counts, and the steps after it count nothing.
+episode (or the simulator, if it knows by itself), the step that led there counts, and the steps after it count nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from controlkit.errors import ControlkitError
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
 from envs.rewards import RewardMeter
-from envs.simulation import Controller, Floats, VectorSimulator, spawned_seeds
+from envs.simulation import Controller, EndingSimulator, Floats, VectorSimulator, spawned_seeds
 
 if TYPE_CHECKING:
     from envs.tasks import Task
@@ -87,6 +87,7 @@ def run_closed_loop(
     cost = np.zeros(simulator.copies)
     violations, lengths = (np.zeros(simulator.copies, dtype=np.int64) for _ in range(2))
     alive = np.ones(simulator.copies, dtype=np.bool_)
+    ending = simulator if isinstance(simulator, EndingSimulator) else None
     progress = progress or Silent()
     progress.start("closed loop", steps)
     for _ in range(steps):
@@ -97,7 +98,7 @@ def run_closed_loop(
         # Not by multiplication: beyond its end a plant may be anywhere, and 0 times infinity is no number.
         cost -= np.where(alive, reward, 0.0)
         lengths += alive
-        alive &= ~meter.ended
+        alive &= ~(meter.ended if ending is None else ending.ended)
         progress.advance()
         if not alive.any():
             break

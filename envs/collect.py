@@ -25,7 +25,7 @@ from controlkit.objective import Objective
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
 from envs.log_files import SUFFIXES, open_log
-from envs.simulation import Floats, spawned_seeds
+from envs.simulation import EndingSimulator, Floats, spawned_seeds
 from envs.tasks import Task, get_task
 
 START = np.datetime64("2024-01-01T00:00:00", "us")
@@ -168,13 +168,16 @@ def _episode(
     controller.reset(1)
     frames, true_frames, commands = [simulator.reset()[0]], [simulator.true_frame[0]], []
     objective = Objective(spec) if spec.episodes.terminated else None
+    ending = simulator if isinstance(simulator, EndingSimulator) else None
     terminated = False
     while len(commands) < steps and not terminated:
         command = controller.act(frames[-1][None])  # (1, m)
         commands.append(command[0])
         frames.append(simulator.step(command)[0])
         true_frames.append(simulator.true_frame[0])
-        if objective is not None:
+        if ending is not None:
+            terminated = bool(ending.ended[0])
+        elif objective is not None:
             # By the numbers that are stored, as whoever reads the log will judge them.
             before, after = np.round(true_frames[-2:], DECIMALS)
             terminated = bool(objective.terminated(before, np.round(command[0], DECIMALS), after))

@@ -6,7 +6,7 @@ commands.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,15 @@ class VectorSimulator(Protocol):
 
     def step(self, command: Floats) -> Floats:
         """Applies the command (B, m) for one period; returns the next measurement (B, n)."""
+
+
+@runtime_checkable
+class EndingSimulator(VectorSimulator, Protocol):
+    """A simulator that says by itself when an episode has truly ended, by what no tag shows."""
+
+    @property
+    def ended(self) -> npt.NDArray[np.bool_]:
+        """(B,) copies whose episode has ended; they need not go on."""
 
 
 class Controller(Protocol):

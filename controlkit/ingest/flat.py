@@ -116,6 +116,7 @@ def _dataset(spec: PlantSpec, tables: Sequence[FlatTable], max_bad_share: float)
         mask=mask,
         sources={_name(tables, i): table.file.sha256 for i, table in enumerate(tables)},
         rewards=_rewards(spec, tables),
+        ends=_ends(tables),
     )
 
 
@@ -130,6 +131,14 @@ def _rewards(spec: PlantSpec, tables: Sequence[FlatTable]) -> Float32 | None:
                 cure="Export it with rewards, or write the objective as a formula in the plant file.",
             )
     return np.concatenate([table.rewards for table in tables])
+
+
+def _ends(tables: Sequence[FlatTable]) -> Bool:
+    """(R,) the frames in which the files' episodes truly ended."""
+    ends = [np.zeros(len(table.frames), dtype=np.bool_) for table in tables]
+    for table, rows in zip(tables, ends, strict=True):
+        rows[table.rows[table.file.terminated] + 1] = True
+    return np.concatenate(ends)
 
 
 def _in_range(spec: PlantSpec, tables: Sequence[FlatTable], frames: Float32, max_bad_share: float) -> Bool:

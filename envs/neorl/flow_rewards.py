@@ -65,6 +65,16 @@ def simglucose(now: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
     return library.where(reached >= 600.0, 0.0 * reward, reward)
 
 
+def simglucose_ended(now: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
+    """Whether the mean glucose of the step's three minutes lies below 40 or above 600 mg/dL, estimated by the sensor.
+
+    The sensor is read every third minute and held: it shows a mean that is a minute older. A third of its change over
+    the step makes up for that where the glucose rises or falls steadily.
+    """
+    mean = after["glucose"] + (after["glucose"] - now["glucose"]) / 3.0
+    return (mean < 40.0) | (mean > 600.0)
+
+
 # What one unit of error is measured in, by output.
 FUSION_SCALES = {"beta_p": 0.2, "q95": 0.5, "internal_inductance": 0.05}
 # Keeps the logarithm of perfectly met targets finite; the original has none.
