@@ -217,6 +217,20 @@ def test_the_first_policy_at_the_return_is_kept_with_its_record(trained: Callabl
     assert record["bytes"] == kept["medium"].stat().st_size
 
 
+def test_the_protocols_return_may_have_to_be_met_too(trained: Callable[..., Any], tmp_path: Path) -> None:
+    """Wide deviations and a wish for what the mean returns: what is drawn returns something else."""
+    short = replace(SMALL, steps=300, learning_rate=1e-6)
+    with pytest.raises(ControlkitError):
+        trained("dmsd", ["low"], tmp_path / "a", settings=short, episodes=5)
+    wish = {"low": history(tmp_path / "a")[0]["return"]}
+    assert trained("dmsd", ["low"], tmp_path / "b", settings=replace(short, returns=wish), episodes=5)
+    record = json.loads((tmp_path / "b" / "dmsd-low.json").read_text())
+    assert not Wish("low", wish["low"]).met(record["sampled"]["return"])
+    strict = replace(short, returns=wish, protocol_too=True)
+    with pytest.raises(ControlkitError, match="no policy within"):
+        trained("dmsd", ["low"], tmp_path / "c", settings=strict, episodes=5)
+
+
 def test_the_kept_file_is_the_trained_actor(trained: Callable[..., Any], tmp_path: Path) -> None:
     import torch
     from stable_baselines3 import SAC

@@ -23,6 +23,8 @@ class TrainingSettings:
         window: whether the policy sees the plant file's whole observation, history included, or one frame.
         scaled: whether it sees values scaled to [-1, 1] by the plant file's ranges, or raw ones.
         unseen: tags that it does not see, such as a position that must not matter.
+        protocol_too: whether a kept policy must meet the return with a fifth of its commands drawn, too: where nothing
+            brings a plant back, a few drawn commands change the return of the mean policy by more than the tolerance.
         reward_offset, reward_scale: training sees (reward + offset) x scale.
         steps: at most.
         evaluate_every: steps between two evaluations; the first is after the warm-up.
@@ -37,6 +39,7 @@ class TrainingSettings:
     window: bool = False
     scaled: bool = False
     unseen: tuple[str, ...] = ()
+    protocol_too: bool = False
     reward_offset: float = 0.0
     reward_scale: float = 1.0
     steps: int = 3_000_000
@@ -68,6 +71,7 @@ SETTINGS: Mapping[str, TrainingSettings] = {
         hidden=(128, 128),
         window=True,
         scaled=True,
+        protocol_too=True,
         reward_offset=250.0,
         reward_scale=0.02,
         steps=60_000,
