@@ -47,9 +47,16 @@ def collect(
     out: Annotated[Path, typer.Option(help="File to write; csv, parquet or npz by its suffix.", show_default=False)],
     episodes: Annotated[int, typer.Option(min=1)] = 10,
     seed: Seed = 0,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a published data set instead, such as neorl/halfcheetah-medium.")
+    ] = False,
 ) -> None:
     """Write a log of a task's behaviour policy, as a plant's historian would export it."""
     from controlkit.progress import progress_bar
+
+    if download:
+        _download(task, out)
+        return
     from envs.collect import collect as collect_log
 
     with progress_bar() as progress:
@@ -61,12 +68,13 @@ def collect(
 def ingest(
     plant: Annotated[Path, typer.Argument(help="Plant description (YAML), or the name of a shipped one.")],
     sources: Annotated[
-        list[Path] | None, typer.Argument(help="Log files: CSV or Parquet, long or wide; flat npz.")
+        list[Path] | None,
+        typer.Argument(help="Log files: CSV or Parquet, long or wide; flat npz; D4RL's hdf5; minari:NAME."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the data set.", show_default=False)] = None,
     check: Annotated[bool, typer.Option("--check", help="Only report on the data's quality.")] = False,
     detect: Annotated[
-        bool, typer.Option("--detect", help="Without a plant file: say what a flat npz holds, and draft one at --out.")
+        bool, typer.Option("--detect", help="Without a plant file: say what a flat file holds, and draft one at --out.")
     ] = False,
 ) -> None:
     """Turn a plant log into a data set and a data-quality report."""
@@ -253,15 +261,54 @@ def study(
         print(run_study(name, out, seeds, progress))
 
 
+@app.command(name="export-minari", epilog="Example: controlkit export-minari data --name refrigerator/log-v0")
+def export_minari(
+    data: Annotated[Path, typer.Argument(help="Data set, as 'ingest' wrote it.")],
+    name: Annotated[str, typer.Option(help="Name of the new Minari data set, with a version.", show_default=False)],
+) -> None:
+    """Write a data set as a local Minari data set, for other libraries of offline reinforcement learning."""
+    from controlkit.ingest.minari_data import write_minari
+
+    dataset, _ = _dataset(data)
+    episodes = write_minari(dataset, name)
+    print(f"minari:{name}: {len(dataset.transitions)} steps in {episodes} episodes")
+
+
+@app.command(epilog="Example: controlkit doctor")
+def doctor() -> None:
+    """Say what is installed, what is missing and what for; exit code 1 where a package's name means another one."""
+    from controlkit.doctor import examine
+
+    findings = examine()
+    print("\n".join(str(finding) for finding in findings))
+    if any(finding.state == "clash" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _download(name: str, out: Path) -> None:
+    from controlkit.progress import progress_bar
+    from envs.download import download
+    from envs.neorl.data_files import get_released
+    from envs.neorl.original import clash_note
+
+    file = get_released(name)
+    if out.suffix != ".npz":
+        raise ControlkitError("a published data set is an npz file", where=str(out), cure="End the name in .npz.")
+    with progress_bar() as progress:
+        done = download(file.url, out, md5=file.md5, progress=progress, note=clash_note())
+    came = f"{done.fetched} bytes came over" if done.fetched else "it was there"
+    print(f"{out}: {file.name}, {done.size} bytes, md5 as published; {came}")
+
+
 def _detect(files: list[Path], out: Path | None) -> None:
     from controlkit.files import write_text
     from controlkit.ingest.flat_draft import draft_plant, plant_name
-    from controlkit.ingest.flat_file import SUFFIX, read_flat
+    from controlkit.ingest.flat_sources import KINDS, is_flat, read_source
     from controlkit.ingest.flat_structure import find_structure
 
-    if len(files) != 1 or files[0].suffix != SUFFIX:
-        raise ControlkitError("give one flat npz file to --detect", where="controlkit ingest")
-    file = read_flat(files[0])
+    if len(files) != 1 or not is_flat(files[0]):
+        raise ControlkitError(f"give one flat file to --detect ({KINDS})", where="controlkit ingest")
+    file = read_source(files[0])
     structure = find_structure(file)
     print(structure.to_text())
     if out is not None:

@@ -119,6 +119,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def md5_of(path: Path) -> str:
+    """The sum by which published data files are known; it shows damage, not forgery."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def _exchanged(one: Path, other: Path) -> bool:
     """Swaps two folders at once, so that even a kill leaves a whole folder at both; False where that cannot be done.
 

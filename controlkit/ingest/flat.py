@@ -18,10 +18,12 @@ import numpy as np
 
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import DataError
-from controlkit.ingest.flat_file import Bool, FlatFile, Float32, read_flat
+from controlkit.ingest.flat_file import Bool, FlatFile, Float32
 from controlkit.ingest.flat_quality import flat_quality
+from controlkit.ingest.flat_sources import read_source
 from controlkit.ingest.flat_table import GAP_S, NS, ROUNDING, FlatTable, action_bounds, commands_changed, normalised
 from controlkit.ingest.pipeline import REPORT_HTML, REPORT_JSON, IngestResult
+from controlkit.ingest.released import release_remark
 from controlkit.layout import Layout
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
@@ -41,7 +43,7 @@ def ingest_flat(
     """Makes a data set from flat files; arguments as for `controlkit.ingest.ingest`.
 
     Raises:
-        DataError: a file cannot be used: see `read_flat`; columns that do not fit the plant file, a window whose
+        DataError: a file cannot be used: see `read_source`; columns that do not fit the plant file, a window whose
             history is not that of the rows before it, a command outside [-1, 1], too many measurements out of range,
             a state or action that never changes, rewards that contradict the plant file's formula (by how much), ends
             that contradict its rules.
@@ -50,7 +52,7 @@ def ingest_flat(
     bar.start("read", len(sources))
     files: list[FlatFile] = []
     for path in sources:
-        files.append(read_flat(Path(path)))
+        files.append(read_source(Path(path)))
         bar.advance()
     same = [digest for digest, count in Counter(file.sha256 for file in files).items() if count > 1]
     if same:
@@ -59,12 +61,17 @@ def ingest_flat(
     layout = Layout.from_spec(spec)
     tables = [FlatTable(spec, layout, file) for file in files]
     dataset = _dataset(spec, tables, max_bad_share)
-    offset = 0
+    offset, remarks = 0, [remark for file in files if (remark := release_remark(file.path)) is not None]
     for table in tables:
-        table.check(dataset, table.rows + offset)
+        cuts = table.check(dataset, table.rows + offset)
+        if cuts.size:
+            remarks.append(
+                f"{table.file.path.name}: {cuts.size} of {int(table.file.terminated.sum())} ends in the file (the "
+                f"first is row {cuts[0]}) do not follow from the plant file's rules and are cuts by a time limit here"
+            )
         offset += len(table.frames)
     dataset.require_transitions(", ".join(str(file.path) for file in files))
-    quality = flat_quality(spec, files, dataset)
+    quality = flat_quality(spec, files, dataset, remarks)
     if out is not None:
         bar.start("write", 1)
         content = json.dumps(quality.to_dict(), indent=1, allow_nan=False) + "\n"

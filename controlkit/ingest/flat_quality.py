@@ -14,8 +14,17 @@ from controlkit.ingest.timestamps import iso
 from controlkit.spec import PlantSpec
 
 
-def flat_quality(spec: PlantSpec, files: Sequence[FlatFile], data: TransitionDataset) -> QualityReport:
-    """The report on an ingest of flat files; time stamps that no file has are counted by the sample period."""
+def flat_quality(
+    spec: PlantSpec, files: Sequence[FlatFile], data: TransitionDataset, remarks: Sequence[str] = ()
+) -> QualityReport:
+    """The report on an ingest of flat files; time stamps that no file has are counted by the sample period.
+
+    Args:
+        spec: the plant.
+        files: what was read.
+        data: what became of it.
+        remarks: warnings that were found on the way.
+    """
     lengths = np.bincount(data.episode)
     outside = {tag: int((~data.mask[:, i]).sum()) for i, tag in enumerate(spec.frame_tags)}
     tags = {
@@ -43,7 +52,7 @@ def flat_quality(spec: PlantSpec, files: Sequence[FlatFile], data: TransitionDat
         gap_s=0.0,
         episode_rows=(int(lengths.min()), int(np.median(lengths)), int(lengths.max())),
         changed_share=dict.fromkeys(spec.action_tags, 0.0),
-        warnings=tuple(_warnings(spec, files, data, outside)),
+        warnings=(*remarks, *_warnings(spec, files, data, outside)),
     )
 
 

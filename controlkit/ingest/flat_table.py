@@ -53,8 +53,13 @@ class FlatTable:
         if stacked:
             self._require_history(observation)
 
-    def check(self, data: TransitionDataset, rows: Int64) -> None:
+    def check(self, data: TransitionDataset, rows: Int64) -> Int64:
         """Compares rewards and ends in the file, at `rows` (N,) of the data set, with what the plant file makes of it.
+
+        Returns:
+            The file's rows that it calls an end where the plant file's rules see none, and that are cuts in the data
+            set: only at the time limit, or in the last row of all, and only where the file does not tell ends from
+            cuts.
 
         Raises:
             DataError: they differ; says by how much and where first.
@@ -75,6 +80,8 @@ class FlatTable:
                     cure="Mend the objective, or write 'kind: recorded' to have the file's rewards learned.",
                 )
         wrong = np.flatnonzero(data.terminated[rows] != self.file.terminated)
+        cuts = np.intersect1d(wrong, self._time_limits())
+        wrong = np.setdiff1d(wrong, cuts)
         if wrong.size:
             first = int(wrong[0])
             said = "ends there" if self.file.terminated[first] else "goes on, or is cut, there"
@@ -84,6 +91,15 @@ class FlatTable:
                 where=where,
                 cure="Mend episodes.terminated in the plant file.",
             )
+        return cuts
+
+    def _time_limits(self) -> Int64:
+        """Rows in which an end may mean the time limit: last steps of the longest episodes, and the file's last row."""
+        if self.file.cuts_are_marked:
+            return np.zeros(0, dtype=np.int64)
+        length = np.bincount(self.file.episode)  # (E,)
+        limits: Int64 = np.append(np.flatnonzero(self.file.last)[length == length.max()], len(self.file) - 1)
+        return np.asarray(limits[self.file.terminated[limits]], dtype=np.int64)
 
     def _build(self, observation: Float32, action: Float32, following: Float32, depth: int) -> None:
         file, n = self.file, len(self.layout.frame_tags)

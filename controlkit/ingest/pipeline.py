@@ -19,7 +19,7 @@ from controlkit.errors import DataError
 from controlkit.ingest.checks import Tagged, collect
 from controlkit.ingest.columns import missing_tag
 from controlkit.ingest.episodes import Episodes, cut_episodes
-from controlkit.ingest.flat_file import SUFFIX
+from controlkit.ingest.flat_sources import is_flat
 from controlkit.ingest.reader import Source
 from controlkit.ingest.report import QualityReport, SourceQuality
 from controlkit.ingest.summary import summarise
@@ -51,7 +51,7 @@ def ingest(
     Args:
         spec: the plant.
         sources: CSV or Parquet files, long or wide, in any order; a tag may be spread over several of them. Or flat
-            `.npz` files, one row per transition (see `controlkit.ingest.flat`).
+            sources, one row per transition: `.npz`, D4RL's `.hdf5`, `minari:NAME` (see `controlkit.ingest.flat`).
         out: folder for the data set, `quality.json` and `quality.html`; an earlier data set there is replaced once the
             new one is complete. With None nothing is written.
         max_bad_share: the largest share of a measured tag's samples that may lie outside its range before the plant
@@ -65,7 +65,7 @@ def ingest(
     bar = progress or Silent()
     if not sources:
         raise DataError("no log was named", cure="Name one or more CSV or Parquet files.")
-    if any(Path(source).suffix == SUFFIX for source in sources):
+    if any(is_flat(Path(source)) for source in sources):
         from controlkit.ingest.flat import ingest_flat
 
         return ingest_flat(spec, sources, out, max_bad_share=max_bad_share, progress=progress)

@@ -141,7 +141,12 @@ def test_true_ends_are_kept_and_must_follow_from_the_rules(tmp_path: Path) -> No
             {"action": lambda a: np.hstack([a["action"]] * 2)},
             "action has 2 columns, the plant file describes 1 actions",
         ),
-        ({"index": lambda a: np.array([0, 400])}, "'index' must hold row numbers of 0 .. 119"),
+        ({"index": lambda a: np.array([0, 400])}, "'index' must hold row numbers of 0 .. 120"),
+        ({"index": lambda a: np.array([0, 60, 60])}, "'index' must rise, and its entry 2 is 60 after 60"),
+        ({"index": lambda a: np.array([60, 30, 120])}, "'index' must rise, and its entry 1 is 30 after 60"),
+        ({"index": lambda a: np.array([0.5, 60.0])}, "'index' must hold row numbers of 0 .. 120"),
+        ({"index": lambda a: np.array(["0"])}, "'index' must hold row numbers of 0 .. 120"),
+        ({"done": lambda a: _with(a["done"][:, None], 5, 0, np.nan)}, "done holds nan in row 5"),
         (
             {"obs": lambda a: a["obs"] + 100, "next_obs": lambda a: a["next_obs"] + 100},
             "lie outside its range [-10, 10]",

@@ -181,7 +181,7 @@ def test_the_command_line_says_what_it_found_and_drafts_a_plant_file(
         PlantSpec.load(draft)
     with pytest.raises(SystemExit):
         main(["ingest", "--detect", "refrigerator", "log.csv"])
-    assert "give one flat npz file to --detect" in capsys.readouterr().err
+    assert "give one flat file to --detect" in capsys.readouterr().err
 
 
 def test_released_targets_are_exogenous() -> None:

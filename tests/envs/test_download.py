@@ -1,0 +1,219 @@
+"""Downloads against a server of our own on 127.0.0.1: whole, resumed, cut, refused; no wrong file is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from controlkit.errors import ControlkitError, DataError
+from envs.download import ATTEMPTS, download, partial_path
+
+CONTENT = np.random.default_rng(0).bytes(700_001)
+MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+
+
+@dataclass
+class Server:
+    """A file server whose faults are set by the test.
+
+    Attributes:
+        url: of the file.
+        content: what it serves.
+        ranges: whether it knows Range.
+        cut_after: bytes after which it closes the connection, in each answer.
+        status: what it answers instead of the file.
+        requests: the Range header of every request.
+    """
+
+    url: str = ""
+    content: bytes = CONTENT
+    ranges: bool = True
+    cut_after: int | None = None
+    status: int = 200
+    requests: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            state.requests.append(self.headers.get("Range"))
+            if state.status != 200:
+                self.send_error(state.status)
+                return
+            start, total = 0, len(state.content)
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            if asked and state.ranges:
+                start = int(asked[1])
+                if start >= total:
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{total}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            else:
+                self.send_response(200)
+            self.send_header("Content-Length", str(total - start))
+            self.end_headers()
+            self.wfile.write(state.content[start:][: state.cut_after])
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
+        http_server.daemon_threads = True
+        thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        state.url = f"http://127.0.0.1:{http_server.server_address[1]}/set.npz"
+        yield state
+        http_server.shutdown()
+        thread.join(timeout=10)
+
+
+def nothing_left(out: Path) -> bool:
+    return not out.exists() and not partial_path(out).exists()
+
+
+def test_a_whole_file(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "set.npz"
+    done = download(server.url, out, md5=MD5, timeout_s=10)
+    assert out.read_bytes() == CONTENT
+    assert (done.size, done.fetched, done.resumed_at) == (len(CONTENT), len(CONTENT), 0)
+    assert list(out.parent.iterdir()) == [out]
+    assert server.requests == [None]
+
+
+def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "set.npz"
+    out.write_bytes(CONTENT)
+    assert download(server.url, out, md5=MD5, timeout_s=10).fetched == 0
+    assert server.requests == []
+    out.write_bytes(b"another file")
+    assert download(server.url, out, md5=MD5, timeout_s=10).fetched == len(CONTENT)
+    assert out.read_bytes() == CONTENT
+
+
+def test_a_cut_is_taken_up_within_a_call(server: Server, tmp_path: Path) -> None:
+    out, server.cut_after = tmp_path / "set.npz", 300_000
+    done = download(server.url, out, md5=MD5, timeout_s=10)
+    assert out.read_bytes() == CONTENT
+    assert done.fetched == len(CONTENT)
+    assert server.requests == [None, "bytes=300000-", "bytes=600000-"]
+
+
+def test_a_later_call_goes_on_after_a_cut(server: Server, tmp_path: Path) -> None:
+    out, server.cut_after = tmp_path / "set.npz", 100_000
+    with pytest.raises(ControlkitError, match=rf"cut after {ATTEMPTS * 100_000} of 700001 bytes.*Run the same command"):
+        download(server.url, out, md5=MD5, timeout_s=10)
+    assert not out.exists()
+    assert partial_path(out).read_bytes() == CONTENT[: ATTEMPTS * 100_000]
+    server.cut_after = None
+    done = download(server.url, out, md5=MD5, timeout_s=10)
+    assert out.read_bytes() == CONTENT
+    assert (done.resumed_at, done.fetched) == (500_000, 200_001)
+    assert server.requests[-1] == "bytes=500000-"
+    assert not partial_path(out).exists()
+
+
+def test_a_whole_part_needs_no_transfer(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "set.npz"
+    partial_path(out).write_bytes(CONTENT)
+    assert download(server.url, out, md5=MD5, timeout_s=10).fetched == 0
+    assert out.read_bytes() == CONTENT
+
+
+def test_a_part_that_is_too_long_is_given_up(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "set.npz"
+    partial_path(out).write_bytes(CONTENT + b"more")
+    done = download(server.url, out, md5=MD5, timeout_s=10)
+    assert out.read_bytes() == CONTENT
+    assert (done.resumed_at, done.fetched) == (0, len(CONTENT))
+
+
+def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
+    out, server.ranges = tmp_path / "set.npz", False
+    partial_path(out).write_bytes(b"x" * 1000)
+    done = download(server.url, out, md5=MD5, timeout_s=10)
+    assert out.read_bytes() == CONTENT
+    assert server.requests == ["bytes=1000-"]
+    assert (done.resumed_at, done.fetched) == (0, len(CONTENT))
+
+
+def test_a_wrong_md5_leaves_nothing_behind(server: Server, tmp_path: Path) -> None:
+    out, server.content = tmp_path / "set.npz", CONTENT[:-1] + b"!"
+    wrong = hashlib.md5(server.content, usedforsecurity=False).hexdigest()
+    with pytest.raises(DataError, match=f"has the md5 {wrong}, not {MD5} as published; it was deleted"):
+        download(server.url, out, md5=MD5, timeout_s=10)
+    assert nothing_left(out)
+
+
+def test_a_wrong_beginning_is_found_out(server: Server, tmp_path: Path) -> None:
+    """What lay there was of another file: the whole is wrong, is deleted, and the next call begins afresh."""
+    out = tmp_path / "set.npz"
+    partial_path(out).write_bytes(b"x" * 1000)
+    with pytest.raises(DataError, match=r"not .* as published"):
+        download(server.url, out, md5=MD5, timeout_s=10)
+    assert nothing_left(out)
+    assert download(server.url, out, md5=MD5, timeout_s=10).fetched == len(CONTENT)
+
+
+def test_an_earlier_file_stays_where_the_new_one_fails(server: Server, tmp_path: Path) -> None:
+    out, server.status = tmp_path / "set.npz", 503
+    out.write_bytes(b"earlier")
+    with pytest.raises(ControlkitError, match="the server answered 503 Service Unavailable"):
+        download(server.url, out, md5=MD5, timeout_s=10)
+    assert out.read_bytes() == b"earlier"
+
+
+def test_a_missing_file_and_a_refused_connection(server: Server, tmp_path: Path) -> None:
+    out, server.status = tmp_path / "set.npz", 404
+    with pytest.raises(ControlkitError, match=r"the server answered 404 Not Found. The file may have moved"):
+        download(server.url, out, md5=MD5, timeout_s=10)
+    with socket.socket() as closed:  # bound and not listening: nobody else gets the port, and it refuses
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/set.npz"
+        with pytest.raises(
+            ControlkitError, match=r"cannot be reached from here .*refused.*put it at .*set.npz, and run the same"
+        ) as caught:
+            download(url, out, md5=MD5, timeout_s=10, note="Note: more.")
+    assert str(caught.value).endswith("Note: more.")
+    assert "\n" not in str(caught.value)
+    assert nothing_left(out)
+
+
+def test_a_silent_server_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as silent:  # takes the connection and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/set.npz"
+        with pytest.raises(ControlkitError, match=r"cannot be reached from here \(.*timed out"):
+            download(url, tmp_path / "set.npz", md5=MD5, timeout_s=0.3)
+
+
+def test_only_http_and_only_where_one_can_write(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(ControlkitError, match="is no http or https address"):
+        download("file:///etc/hosts", tmp_path / "set.npz", md5=MD5)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ControlkitError, match="cannot be written"):
+        download(server.url, tmp_path / "file" / "set.npz", md5=MD5, timeout_s=10)
