@@ -1,0 +1,90 @@
+"""What NeoRL's suites share: where data comes from, what a table says of it, and the suites' own lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from controlkit.benchmarks import SUITES, get_suite, industrial, neorl, neorl2
+from controlkit.benchmarks.policy_suite import Source, Suite, SuiteTask, run_tasks, scaled
+from controlkit.config import RunConfig
+from controlkit.configs import config_path
+from controlkit.errors import ControlkitError
+from controlkit.progress import Silent
+from envs.collect import collect
+from envs.tasks import TASKS
+from tests.benchmarks.test_neorl2 import TINY
+
+ALL = (neorl.SUITE, neorl2.SUITE, industrial.SUITE)
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("CONTROLKIT_DATA", str(folder))
+    return folder
+
+
+def test_a_released_file_is_taken_where_it_is(data_folder: Path, tmp_path: Path) -> None:
+    source = Source("some.npz", behaviour="operator", episodes=2)
+    (data_folder / "some.npz").write_bytes(b"here")
+    assert source.prepare("dmsd", tmp_path) == (data_folder / "some.npz", "the released file")
+
+
+def test_data_is_regenerated_by_the_behaviour_controller_and_called_so(tmp_path: Path) -> None:
+    path, label = Source("some.npz", behaviour="operator", episodes=2).prepare("dmsd", tmp_path)
+    assert label == "regenerated data, NeoRL protocol, 2 episodes"
+    wanted = collect("dmsd", tmp_path / "wanted.npz", episodes=2, seed=0, controller="operator")
+    with np.load(path) as mine, np.load(wanted.path) as theirs:
+        np.testing.assert_array_equal(mine["action"], theirs["action"])
+
+
+def test_a_missing_behaviour_policy_says_how_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ControlkitError, match=r"no behaviour policy 'dmsd-low' is kept.*behaviour.train dmsd low"):
+        Source("some.npz", behaviour="low", episodes=2).prepare("dmsd", tmp_path)
+
+
+def test_a_missing_file_that_nothing_stands_in_for_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ControlkitError, match="the released data file is not there"):
+        Source("some.npz").prepare("dmsd", tmp_path)
+
+
+def test_a_table_says_what_data_it_rests_on_and_what_to_mind(tmp_path: Path) -> None:
+    entry = SuiteTask(
+        "dmsd", "dmsd", Source("none.npz", behaviour="operator", episodes=6), {"other": 12.3}, "Mind.", ("formula",)
+    )
+    suite = Suite("small", {"Two masses": entry}, ("mean",), episodes=4, note="All of it.")
+    table = run_tasks(suite, tmp_path / "out", 2, Silent(), workers=1, settings=TINY)
+    assert "Data: regenerated data, NeoRL protocol, 6 episodes. Mind." in table
+    assert "| published: other | 12.3 |" in table
+    assert "All of it." in table
+    row = next(line for line in table.splitlines() if line.startswith("| mean, formula"))
+    assert [cell.strip() for cell in row.split("|")][4:6] == ["2", "8"]  # seeds, episodes
+
+
+def test_every_suite_names_tasks_runs_and_levels_that_exist() -> None:
+    for suite in ALL:
+        assert suite.name in SUITES
+        assert callable(get_suite(suite.name))
+        for name, entry in suite.tasks.items():
+            task = TASKS[entry.task]
+            RunConfig.load(config_path("runs", entry.run))
+            assert entry.published, name
+            assert task.spec().reward_is_recorded is False
+
+
+def test_the_published_table_is_read_row_by_row() -> None:
+    assert neorl.PUBLISHED["HalfCheetah-low"]["BC"] == 29.1
+    assert neorl.PUBLISHED["Hopper-high"]["MOBILE"] == 87.8
+    assert neorl.PUBLISHED["Walker2d-medium"]["ADMPO-OFF"] == 70.1
+    # The table's last column: the mean of the nine.
+    for method, mean in (("BC", 45.4), ("CQL", 56.1), ("MOPO", 28.5), ("MOBILE", 60.7)):
+        assert np.mean([scores[method] for scores in neorl.PUBLISHED.values()]) == pytest.approx(mean, abs=0.06)
+
+
+def test_a_score_without_a_published_scale_is_the_return() -> None:
+    assert scaled("industrial", -123.0) == -123.0
+    assert scaled("halfcheetah", 12284.0) == pytest.approx(100.0)
