@@ -76,7 +76,7 @@ class TransitionDataset:
         changed: Bool | None = None,
         sources: Mapping[str, str] | None = None,
         rewards: Float32 | None = None,
-        ends: Bool | None = None,
+        recorded_ends: Bool | None = None,
     ) -> TransitionDataset:
         """Builds a data set from aligned rows; rewards and ends of episodes follow from the plant's description.
 
@@ -90,7 +90,7 @@ class TransitionDataset:
             sources: file name -> SHA-256.
             rewards: (N,) what was recorded, where the plant's objective is a recorded reward; ignored in the last row
                 of an episode, and elsewhere.
-            ends: (N,) rows that show a tripped plant, where the plant's ends are recorded; ignored elsewhere.
+            recorded_ends: (N,) rows that show a tripped plant, where the plant's ends are recorded; ignored elsewhere.
 
         Raises:
             DataError: no step in the data, a command that is not finite, an episode that goes on after a trip, or a
@@ -106,8 +106,8 @@ class TransitionDataset:
         steps = np.flatnonzero(~last)
         if not steps.size:
             raise DataError("the log holds no step", cure="At least two consecutive samples are needed.")
-        if spec.episodes.recorded_ends and ends is not None:
-            tripped = ends
+        if spec.episodes.recorded_ends and recorded_ends is not None:
+            tripped = recorded_ends
         else:
             tripped = np.asarray(objective.tripped_rows(frames, actions, ~last[:-1]))
         if (tripped & ~last).any():

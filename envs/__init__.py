@@ -15,6 +15,8 @@ _ENVIRONMENTS = {
     "DMSD-v0": "envs.neorl.environment:DmsdEnv",
     "Pipeline-v0": "envs.neorl.environment:PipelineEnv",
     "RocketRecovery-v0": "envs.neorl.environment:RocketRecoveryEnv",
+    "Simglucose-v0": "envs.neorl.environment:SimglucoseEnv",
+    "Fusion-v0": "envs.neorl.environment:FusionEnv",
     "Industrial-v0": "envs.neorl.industrial_environment:IndustrialEnv",
     "HalfCheetah-v0": "envs.neorl.mujoco_environments:HalfCheetahEnv",
     "Hopper-v0": "envs.neorl.mujoco_environments:HopperEnv",

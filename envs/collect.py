@@ -166,7 +166,8 @@ def _episode(
     simulator = task.simulator(1, np.random.default_rng(plant_seed), **options)
     controller = task.controller(controller_name, np.random.default_rng(controller_seed), **options)
     controller.reset(1)
-    frames, true_frames, commands = [simulator.reset()[0]], [simulator.true_frame[0]], []
+    frames, true_frames = [simulator.reset()[0]], [simulator.true_frame[0]]
+    commands: list[Floats] = []
     objective = Objective(spec) if spec.episodes.terminated else None
     ending = simulator if isinstance(simulator, EndingSimulator) else None
     terminated = False

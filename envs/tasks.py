@@ -18,6 +18,7 @@ from envs.neorl import (
     dmsd_controllers,
     industrial,
     industrial_controllers,
+    original_plants,
     pipeline,
     pipeline_controllers,
     rocket,
@@ -215,14 +216,34 @@ ROCKET_RECOVERY = Task(
     simulator=rocket.VectorRocket,
     controllers={
         "operator": lambda rng, options: rocket_controllers.operator(rng, options.get("params", rocket.DEFAULT_PARAMS)),
-        "descent": lambda rng, options: rocket_controllers.Descent(
-            params=options.get("params", rocket.DEFAULT_PARAMS)
-        ),
+        "descent": lambda rng, options: rocket_controllers.Descent(params=options.get("params", rocket.DEFAULT_PARAMS)),
     },
     behaviour="operator",
     test_controllers=("descent",),
     references=("descent",),
     return_bounds=(-176, 208),
+)
+
+
+def _original(task: original_plants.OriginalTask, environment: str, return_bounds: tuple[float, float]) -> Task:
+    """A task that can be trained for anywhere, and run where the benchmark's own package is."""
+    return Task(
+        name=task.plant,
+        plant=task.plant,
+        environment=f"controlkit/{environment}-v0",
+        steps=task.steps,
+        simulator=partial(original_plants.OriginalPlant, task=task),
+        controllers={"constant": lambda rng, options: original_plants.Constant(task.plant)},
+        behaviour="constant",
+        test_controllers=(),
+        references=(),
+        return_bounds=return_bounds,
+    )
+
+
+ORIGINAL = (
+    _original(original_plants.SIMGLUCOSE, "Simglucose", (9.75, 475)),
+    _original(original_plants.FUSION, "Fusion", (-107.601, 98.05)),
 )
 
 # NeoRL publishes no scale of scores for it; its behaviour policies return -344311, -283121 and -220156.
@@ -284,5 +305,5 @@ MUJOCO = (
 )
 
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE, ROCKET_RECOVERY, INDUSTRIAL, *MUJOCO)
+    task.name: task for task in (REFRIGERATOR, DMSD, PIPELINE, ROCKET_RECOVERY, *ORIGINAL, INDUSTRIAL, *MUJOCO)
 }

@@ -123,7 +123,7 @@ def _dataset(spec: PlantSpec, tables: Sequence[FlatTable], max_bad_share: float)
         mask=mask,
         sources={_name(tables, i): table.file.sha256 for i, table in enumerate(tables)},
         rewards=_rewards(spec, tables),
-        ends=_ends(tables),
+        recorded_ends=_ends(tables),
     )
 
 

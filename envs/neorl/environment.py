@@ -1,4 +1,4 @@
-"""A vectorised simulator with exact sensors as a gymnasium environment: DMSD, Pipeline, RocketRecovery."""
+"""A vectorised simulator with exact sensors as a gymnasium environment: NeoRL-2's tasks but those of MuJoCo."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
 from controlkit.spec import PlantSpec
-from envs.neorl import dmsd, pipeline, rocket
+from envs.neorl import dmsd, original_plants, pipeline, rocket
 from envs.rewards import RewardMeter
-from envs.simulation import VectorSimulator
+from envs.simulation import EndingSimulator, VectorSimulator
 from envs.window import ObservationWindow
 
 Frame = npt.NDArray[np.float32]
@@ -27,7 +27,7 @@ class SimulatedPlantEnv(gymnasium.Env[Frame, Frame]):
     plant file's whole layout with its history, where `window` asks for it.
     Action (m,) float32: commands in engineering units, clipped to their limits.
     Reward: the plant file's objective; `info` after a step repeats it as `true_reward` (the sensors are exact).
-    Terminated by the plant file's rules; truncated at the horizon.
+    Terminated by the plant file's rules, or by the simulator where it knows by itself; truncated at the horizon.
 
     Args:
         plant: name of the plant file.
@@ -82,7 +82,8 @@ class SimulatedPlantEnv(gymnasium.Env[Frame, Frame]):
         command, frame = self._clipped(command), self._plant.true_frame
         reward = float(self._meter.step(command, frame)[0])
         observation = self._window.step(command, frame) if self._window else frame
-        terminated, truncated = bool(self._meter.ended[0]), self._time >= self.horizon
+        ended = self._plant.ended if isinstance(self._plant, EndingSimulator) else self._meter.ended
+        terminated, truncated = bool(ended[0]), self._time >= self.horizon
         return observation[0].astype(np.float32), reward, terminated, truncated, {"true_reward": reward}
 
     def _clipped(self, command: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -134,4 +135,36 @@ class RocketRecoveryEnv(SimulatedPlantEnv):
     def __init__(self, horizon: int = rocket.STEPS, params: rocket.RocketParams = rocket.DEFAULT_PARAMS) -> None:
         super().__init__(
             "rocket-recovery", lambda copies, rng: rocket.VectorRocket(copies, rng, params=params), horizon
+        )
+
+
+class SimglucoseEnv(SimulatedPlantEnv):
+    """Simglucose in engineering units; needs the original package.
+
+    Args:
+        horizon: steps of an episode.
+    """
+
+    def __init__(self, horizon: int = original_plants.SIMGLUCOSE.steps) -> None:
+        original_plants.SIMGLUCOSE.require()
+        super().__init__(
+            "simglucose",
+            lambda copies, rng: original_plants.OriginalPlant(copies, rng, task=original_plants.SIMGLUCOSE),
+            horizon,
+        )
+
+
+class FusionEnv(SimulatedPlantEnv):
+    """Fusion in engineering units; needs the original package.
+
+    Args:
+        horizon: steps of an episode.
+    """
+
+    def __init__(self, horizon: int = original_plants.FUSION.steps) -> None:
+        original_plants.FUSION.require()
+        super().__init__(
+            "fusion",
+            lambda copies, rng: original_plants.OriginalPlant(copies, rng, task=original_plants.FUSION),
+            horizon,
         )

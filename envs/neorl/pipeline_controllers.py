@@ -57,7 +57,7 @@ class DeadTime:
             command = np.where(repeated, self._under_way[:, 0], command)
         command = np.clip(command, -self.fastest, self.fastest)
         self._under_way = np.concatenate([command[:, None], self._under_way[:, :-1]], axis=1)
-        return command[:, None]
+        return np.asarray(command[:, None])
 
 
 def operator(rng: np.random.Generator, params: PipelineParams = DEFAULT_PARAMS) -> DeadTime:

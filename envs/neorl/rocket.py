@@ -90,7 +90,7 @@ def side_power(command: Any) -> Any:
 
 def wind_at(index: Floats, params: RocketParams = DEFAULT_PARAMS) -> Floats:
     """The wind in steps of these numbers (B,), newtons: never periodic, since the two frequencies share no multiple."""
-    return params.wind_n * np.tanh(np.sin(0.02 * index) + np.sin(0.01 * math.pi * index))
+    return np.asarray(params.wind_n * np.tanh(np.sin(0.02 * index) + np.sin(0.01 * math.pi * index)))
 
 
 class Rocket:

@@ -70,7 +70,7 @@ class Descent:
         command = np.stack([main, side], axis=1)
         if self._rng is not None and self.noise_std > 0:
             command = command + self.noise_std * self._rng.standard_normal(command.shape)
-        return np.clip(command, -1.0, 1.0)
+        return np.asarray(np.clip(command, -1.0, 1.0))
 
 
 def operator(rng: np.random.Generator, params: RocketParams = DEFAULT_PARAMS) -> Descent:
