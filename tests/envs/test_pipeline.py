@@ -10,6 +10,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from controlkit.config import RunConfig
+from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
 from controlkit.ingest import ingest
 from controlkit.ingest.flat import flat_arrays
@@ -169,6 +171,13 @@ def test_the_environment_shows_the_frame_or_the_benchmarks_window() -> None:
             assert observation == pytest.approx([flows[0], frame[1], *flows[1:], *commands], abs=1e-6)
             assert reward == same == pytest.approx((2.0 - abs(frame[0] - frame[1]) / 100.0) ** 2 - 3.0, abs=1e-5)
     assert ends == [(False, False)] * 999 + [(False, True)]
+
+
+def test_the_runs_settings_are_those_that_the_structure_asks_for() -> None:
+    config = RunConfig.load(config_path("runs", "pipeline"))
+    assert config.scaling.min_spread == 1  # the log's commands fill a fortieth of their range
+    assert config.dynamics.linear_count > 0
+    assert (config.rollout.length, config.policy.gamma, config.threads) == (150, 0.99, 1)
 
 
 def test_bad_arguments_are_named() -> None:
