@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from controlkit.errors import ArtifactError, ControlkitError
+from controlkit.files import sha256_of
 from controlkit.layout import Layout
 from envs.closed_loop import score
-from envs.neorl.behaviour.policy import BehaviourPolicy, kept_controllers, kept_policies, policy_file
+from envs.neorl.behaviour.policy import POLICIES, BehaviourPolicy, kept_controllers, kept_policies, policy_file
 from envs.neorl.behaviour.settings import SETTINGS, TrainingSettings, Wish, training_settings, wishes
 from envs.neorl.behaviour.view import TrainingEnv, View
 from envs.tasks import get_task
@@ -173,6 +174,27 @@ def test_kept_levels_are_controllers_of_their_task(tmp_path: Path) -> None:
         for controller in (levels["high"], lambda rng, _: BehaviourPolicy(path, task.spec(), rng))
     ]
     assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("name", kept_policies())
+def test_kept_policies_are_what_their_records_say(name: str) -> None:
+    path = POLICIES / f"{name}.onnx"
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert f"{record['task']}-{record['level']}" == name
+    assert sha256_of(path) == record["sha256"]
+    assert path.stat().st_size == record["bytes"] <= 400_000
+    assert record["wished_return"] == SETTINGS[record["task"]].returns[record["level"]]
+    assert Wish(record["level"], record["wished_return"]).met(record["return"])
+
+
+@pytest.mark.parametrize("level", ["low", "medium", "high"])
+def test_the_industrial_levels_return_what_neorls_did_on_fresh_episodes(level: str) -> None:
+    task, copies = get_task("industrial"), 50
+    wish = Wish(level, SETTINGS["industrial"].returns[level])
+    mean = BehaviourPolicy(policy_file("industrial", level), task.spec(), np.random.default_rng(0), 0.0)
+    assert wish.met(float(score(mean, task, seed=21, copies=copies).returns.mean()))
+    protocol = score(level, task, seed=22, copies=copies).returns
+    assert wish.met(float(protocol.mean())) or abs(protocol.mean() - wish.value) < 3 * protocol.std() / copies**0.5
 
 
 def test_settings_name_what_is_unknown() -> None:
