@@ -43,7 +43,9 @@ def _options(
 
 @app.command(epilog="Example: controlkit collect refrigerator --out log.csv --episodes 10")
 def collect(
-    task: Annotated[str, typer.Argument(help="Name of a simulated task, such as refrigerator.")],
+    task: Annotated[
+        str, typer.Argument(help="Name of a simulated task, such as refrigerator, or of a set: neorl/industrial-low.")
+    ],
     out: Annotated[Path, typer.Option(help="File to write; csv, parquet or npz by its suffix.", show_default=False)],
     episodes: Annotated[int, typer.Option(min=1)] = 10,
     seed: Seed = 0,
@@ -58,9 +60,11 @@ def collect(
         _download(task, out)
         return
     from envs.collect import collect as collect_log
+    from envs.neorl.behaviour.policy import behaviour_of
 
+    name, controller = behaviour_of(task) if "/" in task else (task, None)
     with progress_bar() as progress:
-        log = collect_log(task, out, episodes=episodes, seed=seed, progress=progress)
+        log = collect_log(name, out, episodes=episodes, seed=seed, controller=controller, progress=progress)
     print(f"{log.path}: {log.samples} samples in {log.episodes} episodes, {log.rows} rows")
 
 

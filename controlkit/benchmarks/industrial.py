@@ -7,6 +7,7 @@ from pathlib import Path
 
 from controlkit.benchmarks.policy_suite import Source, Suite, SuiteTask, run_tasks
 from controlkit.progress import Progress
+from envs.neorl.data_files import get_released
 
 EPISODES = 10
 TRAJECTORIES = 100
@@ -14,13 +15,18 @@ METHODS = ("bc", "mean", "morec")
 # Returns of NeoRL's behaviour policies.
 BEHAVIOUR = {"low": -344311.0, "medium": -283121.0, "high": -220156.0}
 
+
+def _file(level: str) -> str:
+    return get_released(f"neorl/industrial-{level}-{TRAJECTORIES}").name
+
+
 SUITE = Suite(
     name="industrial",
     tasks={
         f"Industrial-{level}": SuiteTask(
             "industrial",
             "industrial",
-            Source(f"neorl/ib-{level}-{TRAJECTORIES}-train-noise.npz", behaviour=level, episodes=TRAJECTORIES),
+            Source(f"neorl/{_file(level)}", behaviour=level, episodes=TRAJECTORIES),
             {"behaviour policy of NeoRL": value},
             rewards=("formula",),
         )

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from controlkit.benchmarks.policy_suite import Source, Suite, SuiteTask, run_tasks
 from controlkit.progress import Progress
+from envs.neorl.data_files import LEVELS, get_released
 
 EPISODES = 20
 TRAJECTORIES = 1000
 METHODS = ("bc", "mopo", "mobile", "morec")
-LEVELS = ("low", "medium", "high")
 TASKS = {"HalfCheetah": "halfcheetah", "Hopper": "hopper", "Walker2d": "walker2d"}
 # Published scores with 1000 trajectories, by method: low, medium, high of each task.
 _SCORES = {
@@ -39,7 +39,11 @@ SUITE = Suite(
         f"{name}-{level}": SuiteTask(
             task,
             "neorl-mujoco",
-            Source(f"neorl/{name}-v3-{level}-{TRAJECTORIES}-train-noise.npz", behaviour=level, episodes=TRAJECTORIES),
+            Source(
+                f"neorl/{get_released(f'neorl/{task}-{level}-{TRAJECTORIES}').name}",
+                behaviour=level,
+                episodes=TRAJECTORIES,
+            ),
             PUBLISHED[f"{name}-{level}"],
             rewards=("formula",),
         )

@@ -12,11 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from controlkit.cli import main
 from controlkit.errors import ArtifactError, ControlkitError
 from controlkit.files import sha256_of
 from controlkit.layout import Layout
 from envs.closed_loop import score
-from envs.neorl.behaviour.policy import POLICIES, BehaviourPolicy, kept_controllers, kept_policies, policy_file
+from envs.collect import collect
+from envs.neorl.behaviour.policy import (
+    POLICIES,
+    BehaviourPolicy,
+    behaviour_of,
+    kept_controllers,
+    kept_policies,
+    policy_file,
+)
 from envs.neorl.behaviour.settings import SETTINGS, TrainingSettings, Wish, training_settings, wishes
 from envs.neorl.behaviour.view import TrainingEnv, View
 from envs.tasks import get_task
@@ -294,3 +303,27 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     assert "no behaviour policy is defined for 'dmsd'" in capsys.readouterr().err
     assert main(["industrial", "lowest", "--out", str(tmp_path)]) == 1
     assert "did you mean 'low'" in capsys.readouterr().err
+
+
+def test_a_published_set_is_collected_by_the_policy_that_stands_for_it() -> None:
+    assert behaviour_of("neorl/industrial-high") == ("industrial", "high")
+    for name, message in (
+        ("neorl/industrial-hihg", "did you mean 'neorl/industrial-high'"),
+        ("neorl/industrial-high-val", "not made by a behaviour policy of ours.*--download"),
+        ("neorl2/pipeline", "not made by a behaviour policy of ours.*--download"),
+    ):
+        with pytest.raises(ControlkitError, match=message):
+            behaviour_of(name)
+
+
+def test_the_command_line_collects_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.npz"
+    with pytest.raises(SystemExit) as end:
+        main(["collect", "neorl/industrial-low", "--out", str(out), "--episodes", "1", "--seed", "3"])
+    assert not end.value.code
+    assert "1000 samples in 1 episodes" in capsys.readouterr().out
+    task = get_task("industrial")
+    collect(task, tmp_path / "b.npz", episodes=1, seed=3, controller="low")
+    with np.load(out) as mine, np.load(tmp_path / "b.npz") as theirs:
+        np.testing.assert_array_equal(mine["obs"], theirs["obs"])
+        np.testing.assert_array_equal(mine["action"], theirs["action"])

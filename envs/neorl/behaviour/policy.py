@@ -17,6 +17,7 @@ from controlkit.configs import config_path
 from controlkit.errors import ArtifactError, ControlkitError, nearest
 from controlkit.layout import Layout
 from controlkit.spec import PlantSpec
+from envs.neorl.data_files import LEVELS, get_released
 from envs.simulation import Floats
 from envs.window import ObservationWindow
 
@@ -110,6 +111,21 @@ def policy_file(task: str, level: str, folder: Path = POLICIES) -> Path:
 def kept_policies(folder: Path = POLICIES) -> tuple[str, ...]:
     """Names `task-level` of the policies in a folder."""
     return tuple(sorted(path.stem for path in folder.glob("*.onnx")))
+
+
+def behaviour_of(name: str) -> tuple[str, str]:
+    """Task and controller whose logs stand for a published data set: `neorl/halfcheetah-low` -> `halfcheetah`, `low`.
+
+    Raises:
+        ControlkitError: no such set is published.
+        ArtifactError: no policy of this task and level is kept.
+    """
+    get_released(name)
+    task, _, level = name.removeprefix("neorl/").partition("-")
+    if level not in LEVELS:
+        raise ControlkitError(f"'{name}' is not made by a behaviour policy of ours", cure="Fetch it with --download.")
+    policy_file(task, level)
+    return task, level
 
 
 def kept_controllers(
