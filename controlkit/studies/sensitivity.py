@@ -112,7 +112,7 @@ def _table(outcome: Outcome, variants: Sequence[Variant], references: Mapping[st
 def _sweep(outcome: Outcome, some: Sequence[Variant], variants: Sequence[Variant]) -> Plot:
     """What one setting does: errors, ends of rollouts, the policy."""
     rows = [variant for variant in some if variant in variants]
-    at, labels = np.arange(len(rows)), [_short(variant.name) for variant in rows]
+    at, labels = np.arange(len(rows)), _labels([variant.name for variant in rows])
     swept = len(rows) - (CALIBRATED in rows)
     style: dict[str, Any] = {"marker": "o", "markersize": 3, "capsize": 2}
     plot, axes = new_plot(3)
@@ -145,10 +145,11 @@ def _sweep(outcome: Outcome, some: Sequence[Variant], variants: Sequence[Variant
     return plot
 
 
-def _short(name: str) -> str:
-    """The part of a point's name that its sweep changes."""
-    cut, choice = name.split(", ")
-    return choice.removeprefix("kappa ") if cut == "off" and choice != "argmax" else cut.removeprefix("quantile ")
+def _labels(names: Sequence[str]) -> list[str]:
+    """The parts of a sweep's names that it changes."""
+    cuts, choices = zip(*(name.split(", ") for name in names), strict=True)
+    changed = cuts if len(set(cuts)) > 1 else choices
+    return [part.removeprefix("quantile ").removeprefix("kappa ") for part in changed]
 
 
 def _grid(outcome: Outcome) -> Plot:
