@@ -112,6 +112,8 @@ class VectorMujoco:
         self.copies, self.plant, self._rng = copies, plant, rng
         self._mujoco, self._model = load_model(plant.file)
         self._data = [self._mujoco.MjData(self._model) for _ in range(copies)]
+        kinds = self._mujoco.mjtWarning
+        self._diverged = [int(kind) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
         self._foot = self._model.geom(FOOT).id if plant.friction else None
         self.frame_tags, self.period_s = plant.frame_tags, plant.frame_skip * float(self._model.opt.timestep)
         self.reset()
@@ -156,8 +158,8 @@ class VectorMujoco:
             self._set_friction(copy)
             data.ctrl[:] = wanted[copy]
             self._mujoco.mj_step(self._model, data, nstep=self.plant.frame_skip)
-            # MuJoCo starts a diverged simulation over at time 0, and only writes a warning to a file.
-            if data.time < (self.time + 0.5) * self.period_s:
+            # MuJoCo starts a diverged simulation over from rest, and only counts and logs that.
+            if data.warning.number[self._diverged].any():
                 raise ControlkitError(
                     "the physics diverged: positions or velocities grew beyond all bounds",
                     where=f"{self.plant.name}, step {self.time}, copy {copy}",

@@ -69,5 +69,6 @@ def _effort(now: Values, commands: tuple[str, ...]) -> Any:
 
 def _where(condition: Any, value: float, otherwise: Any) -> Any:
     torch = sys.modules.get("torch")
-    is_tensor = torch is not None and isinstance(condition, torch.Tensor)
-    return torch.where(condition, value, otherwise) if is_tensor else np.where(condition, value, otherwise)
+    if torch is not None and isinstance(condition, torch.Tensor):
+        return torch.where(condition, value, otherwise)
+    return np.where(condition, value, otherwise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,8 +127,13 @@ def test_a_rejected_transition_is_discarded_and_ends_its_rollout(models: Models,
     assert not bool(rolled.terminated.any())
 
 
-def test_a_trip_terminates(models: Models, log: LoggedTransitions) -> None:
-    plant = small_plant.spec(episodes={"terminated": [{"tag": "level", "below": -1}]})
+@pytest.mark.parametrize("rule", [{"tag": "level", "below": -1}, {"function": "plant_trips:empty"}])
+def test_a_trip_terminates(
+    rule: dict[str, Any], models: Models, log: LoggedTransitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plant_trips.py").write_text("def empty(now, after):\n    return after['level'] < -1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plant = small_plant.spec(episodes={"terminated": [rule]})
     world = WorldModel(models.dynamics, plant)
     rolled = roll_out(
         world, make_filter(models), lambda o: torch.full_like(o[:, :1], -2.0), log, log.rows[:9], 30, generator()
