@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from controlkit.cli import main
 from controlkit.errors import ControlkitError, DataError
 from envs.download import ATTEMPTS, download, partial_path
+from envs.neorl import data_files
 
 CONTENT = np.random.default_rng(0).bytes(700_001)
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -217,3 +219,28 @@ def test_only_http_and_only_where_one_can_write(server: Server, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(ControlkitError, match="cannot be written"):
         download(server.url, tmp_path / "file" / "set.npz", md5=MD5, timeout_s=10)
+
+
+def test_on_the_command_line(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = data_files.ReleasedFile("DMSD-val.npz", server.url, MD5)
+    monkeypatch.setattr(data_files, "RELEASED", {"neorl2/dmsd-val": served})
+
+    def call(name: str, out: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["collect", name, "--download", "--out", str(tmp_path / out)])
+        return int(end.value.code or 0), "".join(capsys.readouterr())
+
+    code, text = call("neorl2/dmsd-val", "DMSD-val.npz")
+    assert code == 0
+    assert "700001 bytes, md5 as published; 700001 bytes came over" in text
+    assert (tmp_path / "DMSD-val.npz").read_bytes() == CONTENT
+    assert call("neorl2/dmsd-val", "DMSD-val.npz")[1].strip().endswith("it was there")
+    code, text = call("neorl2/dmsd", "DMSD-train.npz")
+    assert code == 1
+    assert "no data set 'neorl2/dmsd' is published. did you mean 'neorl2/dmsd-val'?" in text
+    code, text = call("neorl2/dmsd-val", "DMSD-val.csv")
+    assert code == 1
+    assert "a published data set is an npz file" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["DMSD-val.npz"]

@@ -111,10 +111,18 @@ def test_a_terminal_at_the_time_limit_is_a_cut_and_is_reported(tmp_path: Path) -
 
 
 def test_a_fall_that_the_file_does_not_mark_is_refused(tmp_path: Path) -> None:
-    arrays = log("hopper", (30, 20), (1,))
+    arrays = log("walker2d", (30, 20), (1,))
     arrays["terminals"][:] = False
     with pytest.raises(DataError, match="row 49 the file says that the episode goes on"):
-        ingest(plant("hopper"), [written(tmp_path / "log.hdf5", arrays)], None)
+        ingest(plant("walker2d"), [written(tmp_path / "log.hdf5", arrays)], None)
+
+
+def test_hoppers_ends_are_those_of_the_file(tmp_path: Path) -> None:
+    """Its simulator ends an episode at speeds that the clipped observation does not show, too."""
+    arrays = log("hopper", (30, 20), ())
+    arrays["terminals"][29] = True
+    data = ingest(plant("hopper"), [written(tmp_path / "log.hdf5", arrays)], None).dataset
+    assert np.flatnonzero(data.terminated).tolist() == [29]
 
 
 @pytest.mark.parametrize(

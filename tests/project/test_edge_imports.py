@@ -16,7 +16,7 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # Names of the modules that the extras bring, as they are imported.
 HEAVY = (
     "torch pandas gymnasium duckdb pyarrow plotly onnx onnxscript scipy matplotlib sklearn asyncua mlflow ray mujoco "
-    "stable_baselines3 pytest hypothesis"
+    "h5py minari PIL stable_baselines3 pytest hypothesis"
 ).split()
 
 BLOCKED = """
