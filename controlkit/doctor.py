@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from envs.neorl import original
-
 PROJECT = "controlkit"
 # What each extra of pyproject.toml is for.
 PURPOSES: Mapping[str, str] = {
@@ -73,19 +71,28 @@ def examine() -> tuple[Finding, ...]:
 
 def clashes() -> tuple[Finding, ...]:
     """Packages that go by a name that means something else here."""
-    found = [
-        Finding("clash", package.module, f"{text}; remove it: pip uninstall {package.module} (the real one: "
-                f"{package.source})")
-        for package in original.PACKAGES
-        if (text := original.clash(package)) is not None
-    ]  # fmt: skip
-    home = Path(__file__).resolve().parents[1]
+    found = _foreign_rooms()
+    if not any(finding.name == "envs" for finding in found):
+        from envs.neorl import original  # only now: another package called envs has no such module
+
+        found += [
+            Finding("clash", package.module, f"{text}; remove it: pip uninstall {package.module} (the real one: "
+                    f"{package.source})")
+            for package in original.PACKAGES
+            if (text := original.clash(package)) is not None
+        ]  # fmt: skip
+    return tuple(found)
+
+
+def _foreign_rooms() -> list[Finding]:
+    """Those of our own packages beside this one whose name leads elsewhere."""
+    found, home = [], Path(__file__).resolve().parents[1]
     for module in ("envs", "deploy"):
         spec = importlib.util.find_spec(module)
         place = Path(spec.origin).resolve().parents[1] if spec is not None and spec.origin else None
         if place != home:
             found.append(Finding("clash", module, f"is imported from {place}, not from {home}: another package has it"))
-    return tuple(found)
+    return found
 
 
 def _requirements() -> list[str]:

@@ -6,6 +6,8 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from controlkit.cli import main
 from controlkit.errors import ControlkitError
 from envs.neorl import original
 
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def installed(folder: Path, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +127,24 @@ def test_another_package_called_envs_is_a_clash(tmp_path: Path, monkeypatch: pyt
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: elsewhere if name == "envs" else find(name))
     assert [f for f in doctor.clashes() if f.name == "envs" and str(tmp_path) in f.text]
+
+
+def test_the_doctor_reports_where_another_envs_comes_first(tmp_path: Path) -> None:
+    """In a process of its own, whose `envs` is the other package from the start."""
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("")
+    program = f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]}; from controlkit.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "doctor"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("clash")]
+    assert re.search(rf"envs +is imported from {re.escape(str(tmp_path))}, not from {re.escape(str(ROOT))}", line)
 
 
 def test_an_unreachable_server_is_told_with_the_clash(
