@@ -17,8 +17,8 @@ import numpy.typing as npt
 from controlkit.errors import ControlkitError
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
-from envs.rewards import RewardMeter
-from envs.simulation import Controller, EndingSimulator, Floats, VectorSimulator, spawned_seeds
+from envs.rewards import RewardMeter, ended
+from envs.simulation import Controller, Floats, VectorSimulator, spawned_seeds
 
 if TYPE_CHECKING:
     from envs.tasks import Task
@@ -34,7 +34,8 @@ class ClosedLoop:
         cost: (B,) the cost on the true values, summed to the episode's end and divided by `steps`.
         limit_violations: (B,) commands outside the actuators' absolute limits, counted per action and step.
         steps: the horizon.
-        lengths: (B,) steps until the plant file's rules ended the episode; the horizon where they did not.
+        lengths: (B,) steps until the plant file's rules, or the simulator where it knows by itself, ended the episode;
+            the horizon where nothing did.
     """
 
     cost: Floats
@@ -87,7 +88,6 @@ def run_closed_loop(
     cost = np.zeros(simulator.copies)
     violations, lengths = (np.zeros(simulator.copies, dtype=np.int64) for _ in range(2))
     alive = np.ones(simulator.copies, dtype=np.bool_)
-    ending = simulator if isinstance(simulator, EndingSimulator) else None
     progress = progress or Silent()
     progress.start("closed loop", steps)
     for _ in range(steps):
@@ -98,7 +98,7 @@ def run_closed_loop(
         # Not by multiplication: beyond its end a plant may be anywhere, and 0 times infinity is no number.
         cost -= np.where(alive, reward, 0.0)
         lengths += alive
-        alive &= ~(meter.ended if ending is None else ending.ended)
+        alive &= ~ended(simulator, meter)
         progress.advance()
         if not alive.any():
             break

@@ -1,6 +1,7 @@
 """Logs of a task's behaviour controller, in the form in which a plant's historian exports them.
 
-An episode ends early where the plant file's rules say that the plant tripped.
+An episode ends early where the plant file's rules, or the simulator where it knows by itself, say that the plant
+tripped.
 
 Time: an episode of K steps has K + 1 samples of every measured tag and K commands. A command stamped t is in force from
 t until the next one: it leads from the sample at t to the sample one period later. So the last sample of an episode
@@ -45,7 +46,8 @@ class LoggedEpisode:
         commands: (K, m) command k leads from frame k to frame k + 1.
         true_frames: (K + 1, N) the noise-free values of all frame tags; not written to a log.
         frame_tags, action_tags: what the n measured tags and the m commands are called in the log.
-        terminated: whether the plant file's rules ended the episode; it was cut where they did not.
+        terminated: whether the plant file's rules, or the simulator where it knows by itself, ended the episode; it was
+            cut where they did not.
     """
 
     times: npt.NDArray[np.datetime64]
@@ -169,6 +171,7 @@ def _episode(
     frames, true_frames = [simulator.reset()[0]], [simulator.true_frame[0]]
     commands: list[Floats] = []
     objective = Objective(spec) if spec.episodes.terminated else None
+    judged = frames if simulator.frame_tags == spec.frame_tags else true_frames
     ending = simulator if isinstance(simulator, EndingSimulator) else None
     terminated = False
     while len(commands) < steps and not terminated:
@@ -179,9 +182,7 @@ def _episode(
         if ending is not None:
             terminated = bool(ending.ended[0])
         elif objective is not None:
-            # By the numbers that are stored, as whoever reads the log will judge them.
-            before, after = np.round(true_frames[-2:], DECIMALS)
-            terminated = bool(objective.terminated(before, np.round(command[0], DECIMALS), after))
+            terminated = _tripped(objective, judged, commands[-1])
     offsets = np.array([_microseconds(k * spec.period_s) for k in range(len(frames))])
     return LoggedEpisode(
         times=start + offsets,
@@ -192,6 +193,12 @@ def _episode(
         action_tags=tuple(spec.tags[tag].column or tag for tag in spec.action_tags),
         terminated=terminated,
     )
+
+
+def _tripped(objective: Objective, frames: list[Floats], command: Floats) -> bool:
+    """Whether the last step tripped the plant: by the numbers that are stored, in float32, as ingest judges them."""
+    before, after = np.round(frames[-2:], DECIMALS).astype(np.float32)
+    return bool(objective.terminated(before, np.round(command, DECIMALS).astype(np.float32), after))
 
 
 def _microseconds(seconds: float) -> np.timedelta64:

@@ -13,8 +13,8 @@ from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
 from controlkit.spec import PlantSpec
 from envs.neorl import dmsd, original_plants, pipeline, rocket
-from envs.rewards import RewardMeter
-from envs.simulation import EndingSimulator, VectorSimulator
+from envs.rewards import RewardMeter, ended
+from envs.simulation import VectorSimulator
 from envs.window import ObservationWindow
 
 Frame = npt.NDArray[np.float32]
@@ -82,8 +82,7 @@ class SimulatedPlantEnv(gymnasium.Env[Frame, Frame]):
         command, frame = self._clipped(command), self._plant.true_frame
         reward = float(self._meter.step(command, frame)[0])
         observation = self._window.step(command, frame) if self._window else frame
-        ended = self._plant.ended if isinstance(self._plant, EndingSimulator) else self._meter.ended
-        terminated, truncated = bool(ended[0]), self._time >= self.horizon
+        terminated, truncated = bool(ended(self._plant, self._meter)[0]), self._time >= self.horizon
         return observation[0].astype(np.float32), reward, terminated, truncated, {"true_reward": reward}
 
     def _clipped(self, command: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

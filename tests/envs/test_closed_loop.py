@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from controlkit.spec import PlantSpec
-from envs.closed_loop import run_closed_loop
+from envs.closed_loop import run_closed_loop, score
+from envs.collect import simulate_log
+from envs.neorl.behaviour.settings import TrainingSettings
+from envs.neorl.behaviour.view import TrainingEnv
+from envs.neorl.dmsd import VectorDmsd
+from envs.neorl.environment import SimulatedPlantEnv
 from envs.simulation import Floats
+from envs.tasks import get_task
 
 
 def tank_spec() -> PlantSpec:
@@ -72,3 +81,23 @@ def test_nothing_is_simulated_once_all_have_ended() -> None:
     loop = run_closed_loop(Fixed([2.0, 2.0]), tank, tank_spec(), 1000)  # type: ignore[arg-type]
     assert loop.lengths.tolist() == [2, 2]
     assert tank.true_frame[:, 0].tolist() == [4.0, 4.0]
+
+
+class EndingDmsd(VectorDmsd):
+    """Says after three steps that the episode has ended, which the plant file has no rule for."""
+
+    @property
+    def ended(self) -> npt.NDArray[np.bool_]:
+        return np.full(self.copies, self.time >= 3)
+
+
+def test_a_simulator_that_knows_its_ends_is_believed_everywhere() -> None:
+    task = replace(get_task("dmsd"), simulator=EndingDmsd)
+    assert score("pd", task, seed=0, copies=2).lengths.tolist() == [3, 3]
+    (episode,) = simulate_log(task, 1, seed=0)
+    assert (len(episode.commands), episode.terminated) == (3, True)
+    for env in (TrainingEnv(task, TrainingSettings({})), SimulatedPlantEnv("dmsd", EndingDmsd, 100)):
+        env.reset(seed=0)
+        assert [env.step(np.zeros(2))[2:4] for _ in range(3)] == [(False, False), (False, False), (True, False)]
+    (episode,) = simulate_log(get_task("dmsd"), 1, seed=0)
+    assert (len(episode.commands), episode.terminated) == (100, False)

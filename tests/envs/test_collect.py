@@ -16,11 +16,14 @@ import pytest
 
 from controlkit.align import Samples, align_log
 from controlkit.errors import ControlkitError
+from controlkit.ingest import ingest
 from controlkit.progress import Silent
+from controlkit.spec import PlantSpec
 from envs import log_files
 from envs.collect import DECIMALS, EPISODES, GAP_S, collect, simulate_log
 from envs.refrigerator import next_temperature
-from envs.tasks import REFRIGERATOR
+from envs.simulation import Floats
+from envs.tasks import REFRIGERATOR, Task
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -217,3 +220,87 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     with pytest.raises(ControlkitError, match=r"needs pyarrow, which is not installed\. Install controlkit\[train\]"):
         collect("refrigerator", tmp_path / "log.parquet", episodes=1, steps=3)
     assert not os.listdir(tmp_path)
+
+
+class TankTask(Task):
+    """A tank that trips above 100 m."""
+
+    def spec(self) -> PlantSpec:
+        return PlantSpec.from_dict(
+            {
+                "name": "tank",
+                "period_s": 1,
+                "tags": {
+                    "level": {"role": "state", "unit": "m", "range": [0, 200]},
+                    "valve": {"role": "action", "unit": "1", "range": [0, 1], "safe": 0, "fallback": {"kind": "hold"}},
+                },
+                "objective": [{"kind": "track", "tag": "level", "setpoint": 50}],
+                "episodes": {"terminated": [{"tag": "level", "above": 100}]},
+            }
+        )
+
+
+class Tank:
+    """Levels that were written down before, and a sensor that is off by a constant."""
+
+    frame_tags = ("level",)
+
+    def __init__(self, levels: list[float], offset: float) -> None:
+        self.copies, self.levels, self.offset = 1, levels, offset
+        self.reset()
+
+    @property
+    def true_frame(self) -> Floats:
+        return np.array([[self.levels[self.time]]])
+
+    def reset(self) -> Floats:
+        self.time = 0
+        return self.true_frame + self.offset
+
+    def step(self, command: Floats) -> Floats:
+        self.time += 1
+        return self.true_frame + self.offset
+
+
+class Swaying:
+    """Valve 0, 1, 0, 1, ..."""
+
+    def reset(self, batch: int) -> None:
+        self.command = np.ones((batch, 1))
+
+    def act(self, measurement: Floats) -> Floats:
+        self.command = 1.0 - self.command
+        return self.command
+
+
+@pytest.mark.parametrize(
+    ("levels", "offset", "length"),
+    [
+        # 100.000001 is 100 in float32, which has steps of 8e-6 m there.
+        ([90.0, 95.0, 100.000001, 99.0, 98.0, 97.0], 0.0, 5),
+        ([90.0, 95.0, 100.00001, 99.0, 98.0, 97.0], 0.0, 2),
+        # The log shows what was measured, and a trip only where that has tripped.
+        ([90.0, 95.0, 100.5, 99.0, 98.0, 97.0], -1.0, 5),
+        ([90.0, 95.0, 99.5, 98.0, 97.0, 96.0], 1.0, 2),
+    ],
+)
+def test_ends_are_what_ingest_reads_from_the_log(
+    levels: list[float], offset: float, length: int, tmp_path: Path
+) -> None:
+    task = TankTask(
+        name="tank",
+        plant="tank",
+        environment="",
+        steps=5,
+        simulator=lambda copies, rng: Tank(levels, offset),
+        controllers={"swaying": lambda rng, options: Swaying()},
+        behaviour="swaying",
+        test_controllers=(),
+        references=(),
+    )
+    log = collect(task, tmp_path / "log.npz", episodes=2)
+    assert log.samples == 2 * length
+    with np.load(log.path) as flat:
+        data = ingest(task.spec(), [log.path], None).dataset
+        assert data.terminated[data.transitions].tolist() == flat["terminated"].tolist()
+        assert flat["terminated"].sum() == (2 if length < 5 else 0)

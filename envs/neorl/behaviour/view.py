@@ -13,7 +13,7 @@ from controlkit.errors import ControlkitError, nearest
 from controlkit.layout import Layout
 from controlkit.spec import PlantSpec
 from envs.neorl.behaviour.settings import TrainingSettings
-from envs.rewards import RewardMeter
+from envs.rewards import RewardMeter, ended
 from envs.simulation import Floats, VectorSimulator
 from envs.tasks import Task
 from envs.window import ObservationWindow
@@ -100,5 +100,5 @@ class TrainingEnv(gymnasium.Env[Frame, Frame]):
         reward = float(self._meter.step(command, self._plant.true_frame)[0])
         shown = (reward + self._settings.reward_offset) * self._settings.reward_scale
         observation = self._window.step(command, frame) if self._window else frame
-        terminated = bool(self._meter.ended[0])
+        terminated = bool(ended(self._plant, self._meter)[0])
         return self._view(observation[0]), shown, terminated, self._time >= self._task.steps, {"true_reward": reward}
