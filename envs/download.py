@@ -70,7 +70,9 @@ def download(
         DataError: the md5 is another one; nothing of that file is kept.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise ControlkitError("is no http or https address", where=url)
+        raise ControlkitError(
+            "is no http or https address", where=url, cure="Give one that begins with http:// or https://."
+        )
     bar, partial = progress or Silent(), partial_path(out)
     try:
         if out.is_file() and md5_of(out) == md5:
@@ -114,14 +116,14 @@ def _transferred(url: str, partial: Path, out: Path, bar: Progress, timeout_s: f
                 bar.start(f"download {out.name}"[:40], -(-(total or 0) // 1024) or 1)
                 bar.advance(start // 1024)
                 begun = True
-            got = _received(response, partial, start, total, bar)
+            got, cut = _received(response, partial, start, total, bar)
         fetched += got
-        if total is None or start + got == total:
+        if not cut:
             return fetched
         if not got or attempt == ATTEMPTS:
             break
     raise ControlkitError(
-        f"the transfer was cut after {start + got} of {total} bytes",
+        f"the transfer was cut after {start + got}{'' if total is None else f' of {total}'} bytes",
         where=url,
         cure="Run the same command again: it goes on from there.",
     )
@@ -162,16 +164,22 @@ def _extent(response: Any, have: int) -> tuple[int, int | None]:
     return 0, int(length) if length is not None and length.isdigit() else None
 
 
-def _received(response: Any, partial: Path, start: int, total: int | None, bar: Progress) -> int:
-    """Appends the content to the file from `start` on, as far as it comes; returns its bytes."""
-    got = shown = 0
+def _received(response: Any, partial: Path, start: int, total: int | None, bar: Progress) -> tuple[int, bool]:
+    """Appends the content to the file from `start` on, as far as it comes.
+
+    Returns:
+        Its bytes, and whether it was cut: less came than the server said or, where it did not say, an exception ended
+        it, as where a chunked answer stops without its last chunk (RFC 9112 section 8).
+    """
+    got, shown, failed = 0, 0, False
     with partial.open("r+b" if start else "wb") as file:
         file.seek(start)
         file.truncate()
         while total is None or start + got < total:
             try:
-                block = response.read(_BLOCK)
+                block = response.read1(_BLOCK)  # what is there: of a read that fills a block, a cut would lose some
             except (http.client.HTTPException, OSError):  # a reset or a time-out; what is written stays written
+                failed = True
                 break
             if not block:
                 break
@@ -181,7 +189,7 @@ def _received(response: Any, partial: Path, start: int, total: int | None, bar: 
             shown = got // 1024
         file.flush()
         os.fsync(file.fileno())
-    return got
+    return got, failed if total is None else start + got != total
 
 
 def _unreachable(url: str, out: Path, problem: Exception, note: str) -> ControlkitError:

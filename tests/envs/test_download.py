@@ -32,6 +32,7 @@ class Server:
         content: what it serves.
         ranges: whether it knows Range.
         cut_after: bytes after which it closes the connection, in each answer.
+        chunked: whether it sends chunks (RFC 9112 section 7.1) and no length; a cut then leaves the last one open.
         status: what it answers instead of the file.
         requests: the Range header of every request.
     """
@@ -40,6 +41,7 @@ class Server:
     content: bytes = CONTENT
     ranges: bool = True
     cut_after: int | None = None
+    chunked: bool = False
     status: int = 200
     requests: list[str | None] = field(default_factory=list)
 
@@ -76,9 +78,11 @@ def server() -> Iterator[Server]:
                 self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
             else:
                 self.send_response(200)
-            self.send_header("Content-Length", str(total - start))
+            kind = ("Transfer-Encoding", "chunked") if state.chunked else ("Content-Length", str(total - start))
+            self.send_header(*kind)
             self.end_headers()
-            self.wfile.write(state.content[start:][: state.cut_after])
+            content = state.content[start:]
+            self.wfile.write(chunks(content, state.cut_after) if state.chunked else content[: state.cut_after])
 
         def log_message(self, format: str, *args: object) -> None:
             """Silent."""
@@ -91,6 +95,18 @@ def server() -> Iterator[Server]:
         yield state
         http_server.shutdown()
         thread.join(timeout=10)
+
+
+def chunks(content: bytes, cut_after: int | None) -> bytes:
+    """Chunks of 50 000 bytes; cut as far into the content as is asked for, in a chunk that promises more."""
+    encoded, sent = b"", 0
+    while sent < len(content):
+        chunk = content[sent : sent + 50_000]
+        encoded += b"%x\r\n" % len(chunk)
+        if cut_after is not None and sent + len(chunk) > cut_after:
+            return encoded + chunk[: cut_after - sent]
+        encoded, sent = encoded + chunk + b"\r\n", sent + len(chunk)
+    return encoded + b"0\r\n\r\n"
 
 
 def nothing_left(out: Path) -> bool:
@@ -136,6 +152,29 @@ def test_a_later_call_goes_on_after_a_cut(server: Server, tmp_path: Path) -> Non
     assert (done.resumed_at, done.fetched) == (500_000, 200_001)
     assert server.requests[-1] == "bytes=500000-"
     assert not partial_path(out).exists()
+
+
+def test_without_a_length_a_cut_is_a_cut(server: Server, tmp_path: Path) -> None:
+    out, server.chunked, server.ranges, server.cut_after = tmp_path / "set.npz", True, False, 330_000
+    with pytest.raises(ControlkitError, match=r"cut after 330000 bytes\. Run the same command"):
+        download(server.url, out, md5=MD5, timeout_s=10)
+    assert not out.exists()
+    assert partial_path(out).read_bytes() == CONTENT[:330_000]
+    server.ranges = True
+    assert download(server.url, out, md5=MD5, timeout_s=10).fetched == len(CONTENT) - 330_000
+    assert out.read_bytes() == CONTENT
+    out.unlink()
+    server.requests.clear()
+    download(server.url, out, md5=MD5, timeout_s=10)
+    assert out.read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=330000-", "bytes=660000-"]
+
+
+def test_without_a_length_the_last_chunk_makes_it_whole(server: Server, tmp_path: Path) -> None:
+    out, server.chunked = tmp_path / "set.npz", True
+    assert download(server.url, out, md5=MD5, timeout_s=10).fetched == len(CONTENT)
+    assert out.read_bytes() == CONTENT
+    assert server.requests == [None]
 
 
 def test_a_whole_part_needs_no_transfer(server: Server, tmp_path: Path) -> None:
@@ -214,7 +253,7 @@ def test_a_silent_server_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_only_http_and_only_where_one_can_write(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(ControlkitError, match="is no http or https address"):
+    with pytest.raises(ControlkitError, match=r"is no http or https address\. Give one that begins with http"):
         download("file:///etc/hosts", tmp_path / "set.npz", md5=MD5)
     (tmp_path / "file").write_text("")
     with pytest.raises(ControlkitError, match="cannot be written"):
