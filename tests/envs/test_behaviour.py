@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,8 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"bad\.onnx: is damaged"):
         BehaviourPolicy(tmp_path / "bad.onnx", spec, rng)
     path, _ = written(tmp_path / "dmsd-low.onnx", "dmsd", SMALL)
-    with pytest.raises(ArtifactError, match="takes 6 numbers and commands 2; the plant 'pipeline' has 2 in a frame"):
+    wrong_plant = r"takes 6 numbers and commands 2; the plant 'pipeline' has 2 .* Take a policy that .* for 'pipeline'"
+    with pytest.raises(ArtifactError, match=wrong_plant):
         BehaviourPolicy(path, get_task("pipeline").spec(), rng)
     with pytest.raises(ControlkitError, match=r"share of samples is 1\.5"):
         BehaviourPolicy(path, spec, rng, 1.5)
@@ -294,6 +295,21 @@ def test_training_goes_on_from_its_checkpoint(trained: Callable[..., Any], tmp_p
     with pytest.raises(ControlkitError, match="checkpoint of another run"):
         trained("dmsd", ["low"], tmp_path, settings=SMALL, seed=1, episodes=3)
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_the_policy_of_another_run_is_not_taken_for_a_wish(trained: Callable[..., Any], tmp_path: Path) -> None:
+    loose = replace(SMALL, returns={"low": 1.0, "high": 1e9}, steps=150)
+    record = {"seed": 3, "settings": asdict(loose)}
+    path = tmp_path / "dmsd-low.json"
+    path.write_text(json.dumps(record))
+    assert list(trained("dmsd", ["low"], tmp_path, settings=loose, seed=3, steps=150)) == ["low"]
+    with pytest.raises(
+        ControlkitError, match=r"dmsd-low\.json: is the record of another run \(seed 3, not 0\)\. Choose"
+    ):
+        trained("dmsd", ["low"], tmp_path, settings=loose)
+    other = replace(loose, gamma=0.5, steps=300)  # more steps are the same run, gone on
+    with pytest.raises(ControlkitError, match=r"another run \(gamma 0\.99, not 0\.5\)"):
+        trained("dmsd", ["low"], tmp_path, settings=other, seed=3)
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ class BehaviourPolicy:
                 f"takes {width} numbers and commands {actions}; the plant '{spec.name}' has {sizes[0]} in a frame, "
                 f"{sizes[1]} in a window and {len(layout.action_tags)} commands",
                 where=str(path),
-                cure="Take the policy of this task.",
+                cure=f"Take a policy that was trained for '{spec.name}'.",
             )
         self._window = ObservationWindow(spec) if width != sizes[0] else None
         limits = np.array([spec.limits(tag) for tag in layout.action_tags], dtype=np.float64)

@@ -66,7 +66,11 @@ class Run:
 
     def missing(self, wanted: Sequence[Wish]) -> list[Wish]:
         """Those of the wishes that are not kept yet."""
-        return [wish for wish in wanted if not (self.out / f"{self.task.name}-{wish.level}.json").is_file()]
+        return [wish for wish in wanted if not self.record(wish).is_file()]
+
+    def record(self, wish: Wish) -> Path:
+        """Where the record of the policy for a wish lies, once it is kept."""
+        return self.out / f"{self.task.name}-{wish.level}.json"
 
 
 def train(
@@ -96,11 +100,12 @@ def train(
         Level -> ONNX file.
 
     Raises:
-        ControlkitError: an unknown task or level, an extra that is not installed, another run's checkpoint; a level
-            that was not met within the steps: says which and what was reached.
+        ControlkitError: an unknown task or level, an extra that is not installed, another run's checkpoint or policy; a
+            level that was not met within the steps: says which and what was reached.
     """
     run = Run(get_task(task), settings or training_settings(task), seed, out, episodes)
     wanted = wishes(task, tuple(levels), run.settings)
+    _require_own(run, wanted)
     limit = run.settings.steps if steps is None else steps
     model = _opened(run)
     bar = progress or Silent()
@@ -155,7 +160,7 @@ def _evaluate(run: Run, model: Any, wanted: Sequence[Wish]) -> float:
 
 
 def _keep(run: Run, wish: Wish, content: bytes, returns: Floats, sampled: Floats) -> None:
-    path = run.out / f"{run.task.name}-{wish.level}.onnx"
+    path = run.record(wish).with_suffix(".onnx")
     write_bytes(path, content)
     record = {
         "task": run.task.name,
@@ -242,6 +247,25 @@ def _save(run: Run, model: Any) -> None:
             "seconds": run.spent,
         }
         write_json(aside / STATE, state)
+
+
+def _require_own(run: Run, wanted: Sequence[Wish]) -> None:
+    """Sees to it that what is kept for the wishes was made with this seed and these settings."""
+    own = _identity(run)
+    for path in (run.record(wish) for wish in wanted):
+        if not path.is_file():
+            continue
+        record = read_json(path)
+        pairs = {"seed": (record.get("seed"), own["seed"])}
+        kept = record.get("settings") or {}
+        pairs |= {name: (kept.get(name), value) for name, value in own["settings"].items() if name != "steps"}
+        differing = [f"{name} {found}, not {asked}" for name, (found, asked) in pairs.items() if found != asked]
+        if differing:
+            raise ControlkitError(
+                f"is the record of another run ({'; '.join(differing)})",
+                where=str(path),
+                cure="Choose another --out, or give its seed and settings.",
+            )
 
 
 def _identity(run: Run) -> dict[str, Any]:
