@@ -246,13 +246,20 @@ class EpisodeRules(Strict):
         min_steps: shorter pieces are left out, beside those shorter than one window of history.
         terminated: rules for a true end of an episode.
         recorded_ends: flat data says by itself where the plant tripped, since no tag shows exactly what decides; the
-            rules then only tell a model's rollouts where to end.
+            rules then only tell a model's rollouts where to end. There must be some: estimates will do.
     """
 
     max_gap_s: Annotated[float, Field(gt=0)] | None = None
     min_steps: Annotated[int, Field(ge=1)] = 2
     terminated: tuple[TerminationRule, ...] = ()
     recorded_ends: bool = False
+
+    @model_validator(mode="after")
+    def _rollouts_end(self) -> EpisodeRules:
+        # Without a rule a policy would be trained as if the plant never tripped, on data that says it does.
+        if self.recorded_ends and not self.terminated:
+            raise ValueError("recorded_ends needs rules under 'terminated' (estimates will do): rollouts end by them")
+        return self
 
 
 class PlantSpec(Strict):

@@ -119,6 +119,7 @@ MISTAKES: list[tuple[str, str, list[str]]] = [
     ("above: 4.9", 'function: "a:b"', ["episodes.terminated.0", "needs either 'tag' or 'function'"]),
     ("tag: level, above: 4.9", 'function: "a:b", above: 4.9', ["episodes.terminated.0", "belong to a tag"]),
     ("tag: level, above: 4.9", "function: a.b", ["episodes.terminated.0.function", "should match pattern"]),
+    ("terminated:\n    - {tag: level, above: 4.9}", "recorded_ends: true", ["episodes", "needs rules"]),
     ("period_s: 2", "period_s: 0", ["period_s"]),
     ("period_s: 2", "period_s: two", ["period_s", "'two'"]),
     ("name: tank", "name: tank\ntime_zone: Europe/Atlantis", ["time_zone", "not an IANA time zone"]),
