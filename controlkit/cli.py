@@ -43,6 +43,7 @@ def _options(
 
 @app.command(epilog="Example: controlkit collect refrigerator --out log.csv --episodes 10")
 def collect(
+    context: typer.Context,
     task: Annotated[
         str, typer.Argument(help="Name of a simulated task, such as refrigerator, or of a set: neorl/industrial-low.")
     ],
@@ -57,6 +58,14 @@ def collect(
     from controlkit.progress import progress_bar
 
     if download:
+        for option in ("episodes", "seed"):
+            source = context.get_parameter_source(option)
+            if source is not None and source.name == "COMMANDLINE":
+                raise ControlkitError(
+                    f"--{option} does not go with --download: a published data set is what it is",
+                    where="controlkit collect",
+                    cure="Name the set with its number of episodes, such as neorl/halfcheetah-medium-100.",
+                )
         _download(task, out)
         return
     from envs.collect import collect as collect_log

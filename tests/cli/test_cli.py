@@ -185,6 +185,14 @@ def test_a_mistake_in_the_plant_file_is_named_with_its_line(
         (["run", "nowhere", "--plant", "opc.tcp://plant:4840"], "does not speak OPC UA"),
         (["collect", "fridge", "--out", "x.csv"], "did you mean 'refrigerator'?"),
         (["collect", "refrigerator", "--out", "x.xlsx"], ".xlsx"),
+        (
+            ["collect", "neorl/halfcheetah-medium", "--download", "--out", "x.npz", "--episodes", "10"],
+            "--episodes does not go with --download",
+        ),
+        (
+            ["collect", "neorl/halfcheetah-medium", "--download", "--out", "x.npz", "--seed", "0"],
+            "such as neorl/halfcheetah-medium-100",
+        ),
         (["benchmark", "fridge", "--out", "x"], "unknown suite 'fridge'"),
         (["study", "oot", "--out", "x"], "unknown study 'oot'. did you mean 'ood'?"),
     ],
