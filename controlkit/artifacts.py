@@ -40,7 +40,7 @@ from controlkit.models.reward_network import RewardNetwork
 from controlkit.objective import CommandLimits
 from controlkit.spec import PlantSpec
 
-SCHEMA = 1
+SCHEMA = 2  # 2: the dynamics reward of observers holds an observer
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class ScalingConfig(Strict):
     `min_spread` of half the tag's range: a log that hardly moved must not blow up what lies beyond it.
     1 scales by the ranges alone.
 
-    Tags that are `unseen` are 0 to every network: a distance run or a counter, of which only the change means anything.
-    They are predicted like any other."""
+    Tags that are `unseen` are 0 to every network but the one that learns a recorded reward: a distance run or a
+    counter, of which only the change means anything. They are predicted like any other."""
 
     min_spread: Annotated[float, Field(gt=0, le=1)] = 0.05
     unseen: tuple[str, ...] = ()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from controlkit.benchmarks.policy_suite import Source, Suite, SuiteTask, run_tasks
-from controlkit.progress import Progress
+from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks
+from controlkit.benchmarks.suite_data import Source
+from envs.neorl.behaviour.settings import training_settings
 from envs.neorl.data_files import get_released
 
 EPISODES = 10
 TRAJECTORIES = 100
 METHODS = ("bc", "mean", "morec")
-# Returns of NeoRL's behaviour policies.
-BEHAVIOUR = {"low": -344311.0, "medium": -283121.0, "high": -220156.0}
 
 
 def _file(level: str) -> str:
@@ -30,7 +28,7 @@ SUITE = Suite(
             {"behaviour policy of NeoRL": value},
             rewards=("formula",),
         )
-        for level, value in BEHAVIOUR.items()
+        for level, value in training_settings("industrial").returns.items()
     },
     methods=METHODS,
     episodes=EPISODES,
@@ -38,15 +36,4 @@ SUITE = Suite(
 )
 
 
-def run_suite(
-    out: Path,
-    seeds: int,
-    progress: Progress,
-    *,
-    tasks: Sequence[str] = (),
-    methods: Sequence[str] = (),
-    workers: int | None = None,
-    settings: Sequence[str] = (),
-) -> str:
-    """Runs the suite; see `run_tasks`."""
-    return run_tasks(SUITE, out, seeds, progress, tasks=tasks, methods=methods, workers=workers, settings=settings)
+run_suite = partial(run_tasks, SUITE)

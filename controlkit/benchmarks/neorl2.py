@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from controlkit.benchmarks.policy_suite import Source, Suite, SuiteTask, run_tasks
-from controlkit.progress import Progress
+from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks
+from controlkit.benchmarks.suite_data import Source
 
 EPISODES = 100
 # Every one a row with the formula and a row without.
@@ -54,15 +53,4 @@ SUITE = Suite(
 )
 
 
-def run_suite(
-    out: Path,
-    seeds: int,
-    progress: Progress,
-    *,
-    tasks: Sequence[str] = (),
-    methods: Sequence[str] = (),
-    workers: int | None = None,
-    settings: Sequence[str] = (),
-) -> str:
-    """Runs the suite; see `run_tasks`."""
-    return run_tasks(SUITE, out, seeds, progress, tasks=tasks, methods=methods, workers=workers, settings=settings)
+run_suite = partial(run_tasks, SUITE)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from controlkit.layout import Layout
 from controlkit.models.actor import Actor
 from controlkit.objective import CommandLimits
 from controlkit.spec import PlantSpec
 from envs.simulation import Floats
+from envs.window import ObservationWindow
 
 
 class PolicyController:
@@ -24,24 +23,21 @@ class PolicyController:
     """
 
     def __init__(self, actor: Actor, spec: PlantSpec) -> None:
-        self._actor, self._layout, self._limits = actor, Layout.from_spec(spec), CommandLimits(spec)
-        self._safe = np.array([spec.tags[tag].safe for tag in spec.action_tags], dtype=np.float32)  # (m,)
-        self._observation: np.ndarray | None = None  # (B, O)
+        self._actor, self._limits = actor, CommandLimits(spec)
+        self._window = ObservationWindow(spec)
+        self._command: Floats | None = None  # (B, m)
 
     def reset(self, batch: int) -> None:
         """Forgets the window."""
-        self._observation, self._command = None, np.tile(self._safe, (batch, 1))  # (B, m)
+        self._command = None
 
     @torch.no_grad()
     def act(self, measurement: Floats) -> Floats:
         """(B, n) -> (B, m)."""
-        frame = measurement.astype(np.float32)
-        if self._observation is None:
-            parts = {"frame": frame, "action": self._command}
-            self._observation = np.stack([parts[s.source][:, s.column] for s in self._layout.slots], axis=1)
-        else:
-            joined = np.concatenate([frame, self._command, self._observation], axis=1)
-            self._observation = joined[:, self._layout.shift_index]
-        wish = self._actor(torch.from_numpy(self._observation)).numpy()
-        self._command = self._limits.apply(wish, self._observation).astype(np.float32)
-        return self._command.astype(np.float64)
+        # As stored data has them: float32.
+        frame, last = measurement.astype("float32"), self._command
+        seen = self._window.reset(frame) if last is None else self._window.step(last, frame)
+        observation = torch.from_numpy(seen).float()
+        wish = self._actor(observation).numpy()
+        self._command = self._limits.apply(wish, observation.numpy()).astype("float32").astype("float64")
+        return self._command

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from controlkit.artifacts import RunFolder, commit
 from controlkit.baselines.settings import as_overrides
 from controlkit.benchmarks.policy_controller import PolicyController
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
+from controlkit.benchmarks.suite_data import Source, recorded_reward
 from controlkit.config import RunConfig
 from controlkit.configs import config_path
 from controlkit.dataset import RECORD, TransitionDataset
@@ -32,51 +33,13 @@ from controlkit.files import read_json, write_json, write_text
 from controlkit.ingest import ingest
 from controlkit.morec.train import train
 from controlkit.progress import Progress, Silent
-from controlkit.spec import PlantSpec
-from envs.closed_loop import run_closed_loop, score
-from envs.collect import collect
-from envs.neorl.behaviour.policy import policy_file
+from envs.closed_loop import ClosedLoop, run_closed_loop
 from envs.simulation import spawned_seeds
-from envs.tasks import get_task
+from envs.tasks import Task, get_task
 
 REWARDS = {"formula": "formula", "rewards": "rewards only"}
 # Episodes that nothing else uses.
 SCORE_SEED = 900_000
-DATA_SEED = 0
-# Where the released files lie, in a folder for each benchmark.
-DATA_VARIABLE, DATA_FOLDER = "CONTROLKIT_DATA", Path("../shared/data")
-
-
-class Source(NamedTuple):
-    """Where a task's data comes from.
-
-    Attributes:
-        released: name of the released file in the data folder, such as `neorl2/DMSD-train.npz`.
-        label: what it is called in the table.
-        behaviour, episodes: the task's controller that regenerates the data where the released file is not there, and
-            how many episodes of it; empty where nothing stands in for the file.
-    """
-
-    released: str
-    label: str = "the released file"
-    behaviour: str = ""
-    episodes: int = 0
-
-    def prepare(self, task: str, folder: Path) -> tuple[Path, str]:
-        """The data file, made in the folder if need be, and what it is.
-
-        Raises:
-            ControlkitError: there is neither the released file nor a behaviour policy to stand in for it.
-        """
-        path = _data_folder() / self.released
-        if path.is_file() or not self.behaviour:
-            return data_file(self.released), self.label
-        chosen = get_task(task)
-        if self.behaviour not in chosen.controllers:
-            policy_file(task, self.behaviour)  # says what is missing, and how it is made
-        made = folder / f"{task}-{self.behaviour}.npz"
-        collect(chosen, made, self.episodes, DATA_SEED, controller=self.behaviour)
-        return made, f"regenerated data, NeoRL protocol, {self.episodes} episodes"
 
 
 @dataclass(frozen=True)
@@ -121,11 +84,12 @@ class Suite:
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: suite, the task's published name and its entry's plant and run, the method, `formula` or
-    `rewards`, the seed, the folder of the ingested data, the file for its figures, overrides of the configuration."""
+    """One training run: the task's published name, its name in `envs.tasks` and its run configuration, the method,
+    `formula` or `rewards`, the seed, the folder of the ingested data, the file for its figures, the episodes that it is
+    scored on, overrides of the configuration."""
 
+    name: str
     task: str
-    plant: str
     run: str
     method: str
     rewards: str
@@ -171,7 +135,7 @@ def run_tasks(
     rows = {name: [row for method in methods or suite.methods for row in _rows(suite, name, method)] for name in chosen}
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        ingested = {name: _ingested(suite.tasks[name], Path(folder) / name) for name in chosen}
+        ingested = {name: _ingested(suite.tasks[name], Path(folder) / name, out / "data") for name in chosen}
         jobs = [
             Job(name, suite.tasks[name].task, suite.tasks[name].run, method, rewards, seed, ingested[name][0] / rewards,
                 out / "parts" / f"{name}-{method}-{rewards}-{seed}.json", suite.episodes, tuple(settings))
@@ -184,8 +148,8 @@ def run_tasks(
         processes = min(workers or os.cpu_count() or 1, len(jobs))
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             for job, part in zip(jobs, pool.map(run_job, jobs), strict=True):
-                parts[job.task, job.method, job.rewards, job.seed] = part
-                progress.advance(note=f"{job.task} {job.method} {job.rewards} seed {job.seed}: {part['score']:.1f}")
+                parts[job.name, job.method, job.rewards, job.seed] = part
+                progress.advance(note=f"{job.name} {job.method} {job.rewards} seed {job.seed}: {part['score']:.1f}")
     records = []
     for name in chosen:
         for method, rewards in rows[name]:
@@ -203,7 +167,12 @@ def run_job(job: Job) -> Part:
     overrides = [*as_overrides(job.method), *job.settings, f"seed={job.seed}", "threads=1"]
     config = RunConfig.load(config_path("runs", job.run), overrides)
     record = read_json(job.data / RECORD)
-    key = {"config": config.to_dict(), "commit": commit(), "data_sha256": record["data_sha256"]}
+    key = {
+        "config": config.to_dict(),
+        "commit": commit(),
+        "data_sha256": record["data_sha256"],
+        "episodes": job.episodes,
+    }
     if job.part.is_file():
         part: Part = read_json(job.part)
         if all(part.get(name) == value for name, value in key.items()):
@@ -214,9 +183,9 @@ def run_job(job: Job) -> Part:
         run = RunFolder.create(Path(folder) / "run", config, data, record)
         actor = train(run, data, silent).actor
     trained = time.monotonic() - began
-    returns, lengths = episode_returns(job.plant, PolicyController(actor, data.spec), job.episodes)
+    returns, lengths = episode_returns(job.task, PolicyController(actor, data.spec), job.episodes)
     part = key | {
-        "score": scaled(job.plant, float(returns.mean())),
+        "score": score_of(job.task, float(returns.mean())),
         "return": float(returns.mean()),
         "episode_stderr": float(returns.std(ddof=1) / np.sqrt(len(returns))),
         "episode_steps": float(lengths.mean()),
@@ -236,41 +205,17 @@ def episode_returns(task_name: str, controller: PolicyController, episodes: int)
     return loop.returns, loop.lengths
 
 
-def scaled(task_name: str, episode_return: float) -> float:
+def score_of(task_name: str, episode_return: float) -> float:
     """The score of a return: on the benchmark's scale where one is published, the return itself elsewhere."""
     task = get_task(task_name)
     return episode_return if task.return_bounds is None else task.benchmark_score(episode_return)
 
 
-def recorded_reward(spec: PlantSpec) -> PlantSpec:
-    """The same plant without the formula of its reward."""
-    return PlantSpec.from_dict(spec.to_dict() | {"objective": [{"kind": "recorded"}]})
-
-
-def data_file(name: str) -> Path:
-    """A released file in the data folder.
-
-    Raises:
-        ControlkitError: it is not there.
-    """
-    path = _data_folder() / name
-    if not path.is_file():
-        raise ControlkitError(
-            "the released data file is not there",
-            where=str(path),
-            cure=f"Put it there, or name the folder that holds {name} in {DATA_VARIABLE}.",
-        )
-    return path
-
-
-def _data_folder() -> Path:
-    return Path(os.environ.get(DATA_VARIABLE, DATA_FOLDER))
-
-
-def _ingested(entry: SuiteTask, folder: Path) -> tuple[Path, str]:
-    """The folder of a task's data sets, one for each kind of knowledge of the reward, and what the data is."""
+def _ingested(entry: SuiteTask, folder: Path, made: Path) -> tuple[Path, str]:
+    """The folder of a task's data sets, one for each kind of knowledge of the reward, and what the data is; logs that
+    are regenerated are kept in `made`."""
     folder.mkdir(parents=True)
-    (source, label), spec = entry.source.prepare(entry.task, folder), get_task(entry.task).spec()
+    (source, label), spec = entry.source.prepare(entry.task, made), get_task(entry.task).spec()
     for rewards in entry.rewards:
         ingest(spec if rewards == "formula" else recorded_reward(spec), [source], folder / rewards)
     return folder, label
@@ -291,7 +236,11 @@ def _rows(suite: Suite, task: str, method: str) -> list[tuple[str, str]]:
     as_overrides(name)  # raises where there is no such method
     if rewards and rewards not in REWARDS:
         raise ControlkitError(f"unknown '{method}'", where=where, cure=nearest(rewards, REWARDS))
-    return [(name, kind) for kind in suite.tasks[task].rewards if kind == (rewards or kind)]
+    known = suite.tasks[task].rewards
+    if rewards and rewards not in known:
+        kinds = ", ".join(known)
+        raise ControlkitError(f"{task} has no row '{method}'", where=where, cure=f"Its rows have: {kinds}.")
+    return [(name, kind) for kind in known if kind == (rewards or kind)]
 
 
 def _records(suite: Suite, task: str, method: str, parts: Sequence[Part], seconds: float) -> list[Record]:
@@ -307,13 +256,21 @@ def _records(suite: Suite, task: str, method: str, parts: Sequence[Part], second
     return [one(metric) for metric in ("score", "return", "episode_steps", "train_seconds")]
 
 
+def _reference_loop(task: Task, controller: str, episodes: int) -> ClosedLoop:
+    """On the episodes that policies are scored on, and by the same rules."""
+    plant_seed, controller_seed = spawned_seeds(SCORE_SEED, 2)
+    simulator = task.simulator(episodes, np.random.default_rng(plant_seed))
+    named = task.controller(controller, np.random.default_rng(controller_seed))
+    return run_closed_loop(named, simulator, task.published_spec(), task.steps)
+
+
 def _references(suite: Suite, name: str) -> list[Record]:
     """The hand-made controllers, which know the plant's constants."""
     records = []
     task = get_task(suite.tasks[name].task)
     for controller in task.references:
-        loop = score(controller, task, SCORE_SEED, suite.episodes)
-        scores = [scaled(task.name, float(found)) for found in loop.returns]
+        loop = _reference_loop(task, controller, suite.episodes)
+        scores = [score_of(task.name, float(found)) for found in loop.returns]
         error = float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
         records.append(
             Record(

@@ -162,7 +162,10 @@ def fit_dynamics(
         trained, draws = ensemble.subset(networks), train_rows[bootstrap[networks]]
         best[networks], epoch = _descend(trained, log, config, draws, holdout_rows, best[networks], generator, progress)
         ensemble.put(networks, trained)
-    open_loop = open_loop_errors(ensemble, log, holdout_rows, config.holdout_steps)  # (H, E)
+    # Tags that networks do not see are predicted, and judged, all the same.
+    seen = observation_scaler(log, scaling.model_copy(update={"unseen": ()}))
+    spread = torch.from_numpy(seen.spread).to(log.rows.device)[ensemble.state_slots]
+    open_loop = open_loop_errors(ensemble, log, holdout_rows, config.holdout_steps, spread)  # (H, E)
     ensemble.elites.copy_(torch.argsort(relative_errors(open_loop))[: len(ensemble.elites)])
     residuals = torch.cat([_residuals(ensemble, log, rows) for rows in holdout_rows.split(4096)])
     return DynamicsFit(
@@ -292,11 +295,12 @@ def _rounding(ensemble: GaussianEnsemble, log: LoggedTransitions) -> float:
 
 def _unseen(layout: Layout, scaling: ScalingConfig) -> npt.NDArray[np.bool_]:
     """(O,) which slots show a tag that networks must not see."""
-    tags = [slot.tag for slot in layout.slots]
     for tag in scaling.unseen:
-        if tag not in tags:
-            raise ConfigError(f"unknown tag '{tag}'", where="scaling.unseen", cure=nearest(tag, dict.fromkeys(tags)))
-    return np.array([tag in scaling.unseen for tag in tags])
+        if tag in layout.action_tags:
+            raise ConfigError(f"'{tag}' is a command, which no network can do without", where="scaling.unseen")
+        if tag not in layout.frame_tags:
+            raise ConfigError(f"unknown tag '{tag}'", where="scaling.unseen", cure=nearest(tag, layout.frame_tags))
+    return np.array([slot.tag in scaling.unseen for slot in layout.slots])
 
 
 def _blinded(scaler: Scaler, hidden: npt.NDArray[np.bool_]) -> Scaler:

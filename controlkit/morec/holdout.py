@@ -66,7 +66,9 @@ def open_loop_windows(rows: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def open_loop_errors(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor, steps: int) -> Tensor:
+def open_loop_errors(
+    ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor, steps: int, spread: Tensor | None = None
+) -> Tensor:
     """Each member's mean squared error after 1, 2, ... steps on its own through held-out rows, with the recorded
     commands and the recorded exogenous and static tags.
 
@@ -75,9 +77,10 @@ def open_loop_errors(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: T
         log: recorded transitions.
         rows: (T,) held-out rows, rising.
         steps: length of the rollouts; less where no run of held-out rows is that long.
+        spread: (S,) units of the errors; what the state tags are scaled by as inputs where it is not given.
 
     Returns:
-        (H, E), in units of the spread by which the state tags are scaled as inputs, averaged over tags and windows;
+        (H, E), in units of `spread`, averaged over tags and windows;
         infinite for a member that leaves all numbers behind.
     """
     starts, length = open_loop_windows(rows, steps)
@@ -85,7 +88,7 @@ def open_loop_errors(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: T
     columns = torch.from_numpy(layout.state_columns).to(device)
     shift = torch.from_numpy(layout.shift_index).to(device)
     low, high = (torch.from_numpy(bound).to(device)[columns] for bound in (layout.low, layout.high))
-    spread = ensemble.input_scaler.spread[ensemble.state_slots]
+    spread = ensemble.input_scaler.spread[ensemble.state_slots] if spread is None else spread
     observation = log.observe(starts).expand(ensemble.members, -1, -1)  # (E, B, O)
     errors = []
     for step in range(int(length.max())):

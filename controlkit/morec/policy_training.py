@@ -49,23 +49,24 @@ class PolicyTraining:
         config: of rollouts and policy.
 
     Attributes:
-        chooser, constraints, rollout: see there.
+        constraints: multipliers of the plant's constraints.
         epochs: how many there are in all.
-        imagines: whether the algorithm uses model rollouts.
     """
 
     def __init__(
         self, models: Models, chooser: TransitionFilter, spec: PlantSpec, log: LoggedTransitions, config: RunConfig
     ) -> None:
-        self.chooser, self.log, self.rollout, self._policy = chooser, log, config.rollout, config.policy
-        self.epochs, self.imagines = -(-config.policy.updates // config.rollout.every), config.policy.algorithm == "sac"
+        self._log, self._rollout, self._policy = log, config.rollout, config.policy
+        self.epochs = -(-config.policy.updates // config.rollout.every)
+        self._imagines = config.policy.algorithm == "sac"  # the others learn from the log alone
         rollout, batch = config.rollout, config.policy.batch_size
         self._world = WorldModel(models.dynamics, spec, config.device, models.reward_model)
         self._spread = max(float(log.rewards[log.rows].std()), 1e-6)
+        _prepare_actor(models)
         critics = _scaled_critics(models, spec, config)
         self._learner = _learner(models, critics, log, config, self._spread, self._world)
         self.constraints = Constraints(self._world.objective, rollout, log, self._spread)
-        capacity = rollout.keep * rollout.starts * rollout.length if self.imagines else 0
+        capacity = rollout.keep * rollout.starts * rollout.length if self._imagines else 0
         self._ring = ModelTransitions(log.layout, capacity, config.device, len(self.constraints.names))
         self._generator = generator = stage_generator(config, "policy")
         exogenous = sequence(log, spec, config.dynamics, generator)
@@ -105,7 +106,7 @@ class PolicyTraining:
     def warm_start(self) -> None:
         """Brings the actor near the cloned operator; nothing where training has begun."""
         for _ in range(self._policy.warm_start if not self.updates else 0):
-            self._learner.warm_start(self.log.observe(self.log.sample(self._policy.batch_size, self._generator)))
+            self._learner.warm_start(self._log.observe(self._log.sample(self._policy.batch_size, self._generator)))
 
     def epoch(self) -> Epoch:
         """Rollouts, then `rollout.every` gradient steps, or as many as are left.
@@ -114,15 +115,15 @@ class PolicyTraining:
             TrainingError: a loss is no number; says at which update.
         """
         rolled: Rollouts | None = None
-        if self.imagines:
+        if self._imagines:
             rolled = self._roll(self._starts.draw(self._generator))
-            reward = training_reward(rolled, self._world, self.rollout, self._spread)
+            reward = training_reward(rolled, self._world, self._rollout, self._spread)
             violations = self.constraints.violations(rolled.next_frame)
             self._ring.extend(
                 rolled.observation, rolled.action, rolled.next_frame, reward, rolled.terminated, violations
             )
             self.constraints.update(violations, self._ring)
-        losses = self._blocks.run(min(self.rollout.every, self._policy.updates - self.updates))
+        losses = self._blocks.run(min(self._rollout.every, self._policy.updates - self.updates))
         self._learner.require_finite(losses)
         return Epoch(losses, rolled)
 
@@ -143,13 +144,16 @@ class PolicyTraining:
         self._generator.set_state(content["generator"])
 
 
-def _scaled_critics(models: Models, spec: PlantSpec, config: RunConfig) -> Critics:
-    """Actor and critics take their scaling from the cloned operator and the dynamics reward, which were fitted on the
-    log, and the actor its belief from the best elite."""
-    critics = build_critics(config, spec, stage_generator(config, "critics"))
+def _prepare_actor(models: Models) -> None:
+    """Gives the actor the cloned operator's scaling, which was fitted on the log, and the best elite's belief."""
     if models.actor.belief is not None:
         models.actor.belief.load_state_dict(models.dynamics.elites_only(1).state_dict())
     models.actor.input_scaler.load_state_dict(models.behaviour.input_scaler.state_dict())
+
+
+def _scaled_critics(models: Models, spec: PlantSpec, config: RunConfig) -> Critics:
+    """Fresh critics with the scaling of the dynamics reward, which was fitted on the log."""
+    critics = build_critics(config, spec, stage_generator(config, "critics"))
     critics.input_scaler.load_state_dict(models.reward.input_scaler.state_dict())
     return critics.to(config.device)
 

@@ -27,8 +27,8 @@ LEAST_CONTRAST = 0.2  # in log odds: D of 0.55 against 0.5
 LEAST_VARIATION = 0.05
 MOST_RUNAWAY = 0.05
 LEAST_AGREEMENT = 0.5
-# A peak is runaway if it lies farther than this from what a linear prediction expects, in innovations, and more than
-# twice as high as anything nearer.
+# A peak is runaway if it lies farther than this from the expected change, in innovations, and more than twice as
+# high as anything nearer.
 NEAR, FAR = 20.0, 200.0
 
 
@@ -139,8 +139,9 @@ def _warnings(
     found = []
     if contrast < LEAST_CONTRAST:
         found.append(
-            f"the dynamics reward hardly tells recorded outcomes (D {real:.2f}) from displaced ones (D {false:.2f}), "
-            "as where a generator has won. Use reward.method noise or reward.form airl, or raise reward.learning_rate"
+            f"the dynamics reward hardly tells recorded outcomes (D {real:.2f}) from displaced ones (D {false:.2f}; "
+            f"contrast {contrast:.2f} in log odds, at least {LEAST_CONTRAST} is wanted), as where a generator has won. "
+            "Use reward.method noise or reward.form airl, or raise reward.learning_rate"
         )
     if rank < LEAST_RANK:
         found.append(

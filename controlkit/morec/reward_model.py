@@ -143,7 +143,7 @@ def split_episodes(log: LoggedTransitions, share: float, generator: torch.Genera
 def _scale(
     network: RewardNetwork, log: LoggedTransitions, rows: Tensor, scaling: ScalingConfig, limits: CommandLimits
 ) -> None:
-    # A reward may well be a distance run: it sees the change of tags that the other networks do not see at all.
+    # A reward may well be the change of a tag that no other network sees: here it is seen, before and after the step.
     everything = scaling.model_copy(update={"unseen": ()})
     observation, n = observation_scaler(log, everything), len(log.layout.frame_tags)
     frame = Scaler(observation.centre[:n], observation.spread[:n])

@@ -29,8 +29,8 @@ import numpy as np
 from controlkit.artifacts import commit
 from controlkit.benchmarks.neorl2 import EPISODES, PUBLISHED
 from controlkit.benchmarks.peer import D3RLPY, peer_python
-from controlkit.benchmarks.policy_suite import data_file, recorded_reward
 from controlkit.benchmarks.results import Record, machine, write_results
+from controlkit.benchmarks.suite_data import data_file, recorded_reward
 from controlkit.config import RunConfig
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError, nearest

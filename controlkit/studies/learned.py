@@ -1,7 +1,8 @@
 """What a study learns from a log, stage by stage and without a run folder, so that variants can share stages.
 
 The stages, their functions and their random streams are those of a training run (`morec/learn_world.py`,
-`morec/policy_training.py`); health checks and checkpoints are left out.
+`morec/policy_training.py`); health checks, checkpoints and recorded rewards (all plants here have a formula) are left
+out.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from controlkit.benchmarks import run_suite as run_any
 from controlkit.benchmarks.neorl2 import PUBLISHED, run_suite
 from controlkit.benchmarks.policy_controller import PolicyController
-from controlkit.benchmarks.policy_suite import recorded_reward
+from controlkit.benchmarks.suite_data import recorded_reward
 from controlkit.config import RunConfig
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from controlkit.benchmarks import SUITES, get_suite, industrial, neorl, neorl2
-from controlkit.benchmarks.policy_suite import Source, Suite, SuiteTask, run_tasks, scaled
+from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks, score_of
+from controlkit.benchmarks.suite_data import Source
 from controlkit.config import RunConfig
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
@@ -45,6 +46,23 @@ def test_data_is_regenerated_by_the_behaviour_controller_and_called_so(tmp_path:
 def test_a_missing_behaviour_policy_says_how_it_is_made(tmp_path: Path) -> None:
     with pytest.raises(ControlkitError, match=r"no behaviour policy 'dmsd-low' is kept.*behaviour.train dmsd low"):
         Source("some.npz", behaviour="low", episodes=2).prepare("dmsd", tmp_path)
+
+
+def test_regenerated_data_is_kept_and_taken_again(tmp_path: Path) -> None:
+    source = Source("some.npz", behaviour="operator", episodes=2)
+    path, _ = source.prepare("dmsd", tmp_path / "made")
+    before = path.stat().st_mtime_ns
+    assert source.prepare("dmsd", tmp_path / "made")[0] == path
+    assert path.stat().st_mtime_ns == before
+    more, _ = Source("some.npz", behaviour="operator", episodes=3).prepare("dmsd", tmp_path / "made")
+    assert more != path
+
+
+def test_a_row_that_a_task_does_not_have_is_refused_before_any_work(tmp_path: Path) -> None:
+    message = "benchmark neorl --methods.*Hopper-low has no row 'mopo:rewards'.*formula"
+    with pytest.raises(ControlkitError, match=message):
+        run_tasks(neorl.SUITE, tmp_path, 1, Silent(), tasks=("hopper-low",), methods=("mopo:rewards",))
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_a_missing_file_that_nothing_stands_in_for_is_named(tmp_path: Path) -> None:
@@ -86,5 +104,5 @@ def test_the_published_table_is_read_row_by_row() -> None:
 
 
 def test_a_score_without_a_published_scale_is_the_return() -> None:
-    assert scaled("industrial", -123.0) == -123.0
-    assert scaled("halfcheetah", 12284.0) == pytest.approx(100.0)
+    assert score_of("industrial", -123.0) == -123.0
+    assert score_of("halfcheetah", 12284.0) == pytest.approx(100.0)

@@ -9,10 +9,12 @@ import onnxruntime
 import pytest
 import torch
 
-from controlkit.artifacts import Models, RunFolder, build_reward
+from controlkit.artifacts import Models, RunFolder, build_models, build_reward
+from controlkit.config import RunConfig
 from controlkit.layout import Layout
+from controlkit.models.linear_prediction import LinearPrediction, ObserverPrediction
 from controlkit.morec.distil import distil
-from controlkit.morec.innovation import fit_linear_prediction
+from controlkit.morec.innovation import fit_prediction
 from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
 from controlkit.replay import LoggedTransitions
@@ -20,17 +22,18 @@ from deploy.export.judge import Judge
 from tests.deploy.plants import fitted
 
 
-def distilled_models() -> Models:
-    """The tank's networks with a linear prediction that was fitted, and one network in place of the average."""
+def distilled_models(observer: bool) -> Models:
+    """The tank's networks with a prediction that was fitted, and one network in place of the average."""
     data, config, models = fitted()
     log, generator = LoggedTransitions(data), torch.Generator().manual_seed(0)
     layout = Layout.from_spec(data.spec)
     # The fixture's discriminators were trained on plain changes, which a zero prediction leaves; the student's own
     # prediction is fitted, so that the graph has to compute one.
-    teacher = build_reward(config.reward, layout, 2, generator)
-    teacher.load_state_dict(models.reward.state_dict())
-    fit_linear_prediction(teacher, log)
-    student = build_reward(config.reward, layout, 1, generator)
+    teacher = build_reward(config.reward, layout, 2, generator, observer=observer)
+    shared = {name: value for name, value in models.reward.state_dict().items() if not name.startswith("prediction.")}
+    teacher.load_state_dict(shared, strict=False)
+    fit_prediction(teacher, log, Silent())
+    student = build_reward(config.reward, layout, 1, generator, observer=observer)
     distil(student, teacher, log, CommandLimits(data.spec), 100, generator, Silent())
     return replace(models, reward=teacher, distilled=student.requires_grad_(False))
 
@@ -47,12 +50,22 @@ class Scores(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of the exporter itself
-def test_the_graph_computes_the_distilled_reward_of_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("observer", [False, True])
+def test_the_graph_computes_the_distilled_reward_of_the_run(tmp_path: Path, observer: bool) -> None:
     data, config, _ = fitted()
-    models = distilled_models()
+    if observer:
+        dynamics = {"architecture": "observer", "hidden": [], "members": config.dynamics.members}
+        config = RunConfig.from_dict(config.to_dict() | {"dynamics": config.dynamics.model_dump() | dynamics})
+    models = distilled_models(observer)
     assert models.distilled is not None
-    assert models.distilled.prediction is not None
-    assert float(models.distilled.prediction.weight.abs().max()) > 0.01
+    prediction = models.distilled.prediction
+    assert isinstance(prediction, ObserverPrediction if observer else LinearPrediction)
+    fitted_weight = (
+        prediction.observer.bilinear.weight if isinstance(prediction, ObserverPrediction) else prediction.weight
+    )
+    assert float(fitted_weight.abs().max()) > 0.01
+    if observer:  # the run's own world model is of observers then
+        models = replace(models, dynamics=build_models(config, data.spec, torch.Generator().manual_seed(0)).dynamics)
     run = RunFolder.create(tmp_path, config, data, {"data_sha256": "0" * 64, "spec_sha256": data.spec.sha256()})
     run.save_models(models)
     run.write_state("trained", seconds=1.0)
