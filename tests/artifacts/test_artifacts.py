@@ -88,7 +88,7 @@ def test_what_is_missing_or_damaged_is_named(run: RunFolder, tmp_path: Path) -> 
     with pytest.raises(ArtifactError, match="does not hold the dynamics"):
         run.load_models()
     (run.path / "run.json").write_text('{"schema": 99}')
-    with pytest.raises(ArtifactError, match="has schema 99, this version reads 1"):
+    with pytest.raises(ArtifactError, match="has schema 99, this version reads 2"):
         RunFolder.open(run.path)
 
 
