@@ -162,9 +162,10 @@ def fit_dynamics(
         trained, draws = ensemble.subset(networks), train_rows[bootstrap[networks]]
         best[networks], epoch = _descend(trained, log, config, draws, holdout_rows, best[networks], generator, progress)
         ensemble.put(networks, trained)
-    # Tags that networks do not see are predicted, and judged, all the same.
-    seen = observation_scaler(log, scaling.model_copy(update={"unseen": ()}))
-    spread = torch.from_numpy(seen.spread).to(log.rows.device)[ensemble.state_slots]
+    spread = None
+    if scaling.unseen:  # tags that networks do not see are predicted, and judged, all the same
+        seen = observation_scaler(log, scaling.model_copy(update={"unseen": ()}))
+        spread = torch.from_numpy(seen.spread).to(log.rows.device)[ensemble.state_slots]
     open_loop = open_loop_errors(ensemble, log, holdout_rows, config.holdout_steps, spread)  # (H, E)
     ensemble.elites.copy_(torch.argsort(relative_errors(open_loop))[: len(ensemble.elites)])
     residuals = torch.cat([_residuals(ensemble, log, rows) for rows in holdout_rows.split(4096)])

@@ -153,7 +153,7 @@ def true_score(controller: Controller) -> dict[str, float]:
     """Score on the benchmark's scale over fresh episodes of the true plant, the same for all."""
     task = get_task(TASK)
     loop = score(controller, task, SCORE_SEED, EPISODES)
-    return {"score": task.benchmark_score(-loop.mean * loop.steps)}
+    return {"score": task.benchmark_score(float(loop.returns.mean()))}
 
 
 def contenders(methods: Sequence[str]) -> list[str]:

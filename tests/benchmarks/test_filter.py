@@ -123,7 +123,8 @@ def test_unknown_names_are_refused_with_the_nearest(tmp_path: Path, call: dict[s
 
 def test_every_reward_of_the_suite_is_a_configuration() -> None:
     for settings in filter_methods.REWARDS.values():
-        RunConfig.from_dict({"reward": dict(settings)})
+        content = RunConfig.from_dict({"reward": dict(settings)}).to_dict()["reward"]
+        assert {name: content[name] for name in settings} == dict(settings)
 
 
 def test_points_know_what_the_plant_makes_of_them() -> None:
