@@ -226,6 +226,7 @@ def _opened(run: Run) -> Any:
         learning_rate=settings.learning_rate,
         buffer_size=settings.buffer,
         learning_starts=settings.warm_up,
+        train_freq=settings.steps_per_update,
         batch_size=settings.batch_size,
         gamma=settings.gamma,
         policy_kwargs={"net_arch": list(settings.hidden)},
