@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from controlkit.errors import SpecError, nearest
+from controlkit.log_rules import Compression, Frozen, LogRules
 from controlkit.strict_yaml import Strict, read_yaml, validate
 
 Role = Literal["state", "exogenous", "static", "action", "feedback", "mode", "ignore"]
@@ -80,8 +81,8 @@ class Tag(Strict):
         limits: hard operating limits, inside `range`; for an action the absolute limits of the command.
         max_rate_per_s: largest change of an action's command, in units per second.
         interpolation: `step` holds the last value; `linear` extrapolates from the last two, never beyond `max_age_s`.
-        max_age_s: a value older than this is unknown; three sample periods where it is not given (for commands,
-            modes and static tags: never).
+        max_age_s: a value older than this is unknown; where it is not given, the historian's longest silence
+            (`compression`), or three sample periods (for commands, modes and static tags: never).
         history: how many past samples (of an action: past commands) the observation holds beside the current one.
         column: the tag's name in the log, where it differs.
         of: for a feedback, the action it measures.
@@ -89,6 +90,13 @@ class Tag(Strict):
         safe: an action's safe value.
         fallback: what commands an action while the controller may not.
         node: OPC UA node id.
+        log_unit: the unit in the log, where it differs; values are converted to `unit` when they are read.
+        compression: how the historian thinned the tag out.
+        frozen: when a value that stays the same is taken for a dead sensor.
+        spike_z: a sample is flagged (not repaired) where its difference from the one before is more than this many
+            robust standard deviations of the tag's differences away from their median, and the next one comes back.
+        tolerance, settle_s: of a feedback: it is flagged where it lies further than `tolerance` from its action's
+            command for longer than `settle_s` (three sample periods where not given).
     """
 
     role: Role
@@ -105,6 +113,12 @@ class Tag(Strict):
     safe: float | None = None
     fallback: Fallback | None = None
     node: str | None = None
+    log_unit: str | None = None
+    compression: Compression | None = None
+    frozen: Frozen | None = None
+    spike_z: Annotated[float, Field(gt=0)] | None = None
+    tolerance: Annotated[float, Field(gt=0)] | None = None
+    settle_s: Annotated[float, Field(ge=0)] | None = None
     description: str = ""
 
     @field_validator("unit", mode="before")
@@ -143,6 +157,10 @@ class Tag(Strict):
             raise ValueError("'accept' lists the usable values of a mode tag: give it there and only there")
         if self.history and self.role not in ("state", "exogenous", "action"):
             raise ValueError(f"a tag with role '{self.role}' has no history in the observation")
+        if self.role != "feedback" and (self.tolerance is not None or self.settle_s is not None):
+            raise ValueError("'tolerance' and 'settle_s' belong to a feedback, which is compared with its command")
+        if self.role == "action" and self.frozen is not None:
+            raise ValueError("a command may stay the same for as long as it likes: 'frozen' is for measurements")
         return self
 
 
@@ -277,6 +295,7 @@ class PlantSpec(Strict):
     objective: Annotated[tuple[ObjectiveTerm, ...], Field(min_length=1)]
     constraints: tuple[Constraint, ...] = ()
     episodes: EpisodeRules = EpisodeRules()
+    log: LogRules = LogRules()
 
     @classmethod
     def load(cls, path: str | Path) -> PlantSpec:
@@ -380,6 +399,8 @@ class PlantSpec(Strict):
         tag = self.tags[name]
         if tag.max_age_s is not None:
             return tag.max_age_s
+        if tag.compression is not None:
+            return tag.compression.max_interval_s
         return float("inf") if tag.role in ("static", "mode", "action") else 3.0 * self.period_s
 
     @property
