@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from controlkit.log_rules import Frozen
 from controlkit.spec import PlantSpec
 
 Int64 = npt.NDArray[np.int64]
@@ -122,6 +123,39 @@ def align_command(samples: Samples, grid_ns: Int64, period_s: float, max_age_s: 
         mean[rows] = np.where(moved, weighted, mean[rows])
     age = (grid_ns - time[at]) / NS
     return AlignedCommand(np.where(known, mean, np.nan), changed, known & (age <= max_age_s))
+
+
+class Run(NamedTuple):
+    """A run of values that count as the same: stamp and value of its first sample."""
+
+    start_ns: int
+    value: float
+
+
+def frozen_samples(time_ns: Int64, value: Float64, rule: Frozen, carry: Run | None = None) -> tuple[Bool, Run | None]:
+    """Which samples come from a sensor that has said the same for too long: causal, block by block.
+
+    A run of equal values starts at the first sample that differs by more than `rule.within` from the first value of the
+    run before. A sample stamped more than `rule.after_s` after the start of its run is frozen.
+
+    Args:
+        time_ns: (K,) stamps that never fall.
+        value: (K,) good values inside the tag's range, finite.
+        rule: the tag's.
+        carry: the run in which the block before ended; None at the start of a log.
+
+    Returns:
+        (K,) frozen, and the run in which this block ends.
+    """
+    if not len(value):
+        return np.zeros(0, dtype=np.bool_), carry
+    held = 0 if carry is None else 1  # the run that goes on stands before the block as a sample of its own
+    if carry is not None:
+        time_ns, value = np.append(np.int64(carry.start_ns), time_ns), np.append(carry.value, value)
+    starts = _run_starts(value, rule.within)
+    since = np.repeat(time_ns[starts], np.diff(starts, append=len(value)))  # (K,) start of each sample's run
+    frozen = time_ns - since > round(rule.after_s * NS)
+    return frozen[held:], Run(int(time_ns[starts[-1]]), float(value[starts[-1]]))
 
 
 @dataclass(frozen=True)
@@ -242,3 +276,39 @@ def _value_at(
     usable = (between > 0) & (between <= max_age_s) & (age <= max_age_s)
     slope = (v1 - v0) / np.where(usable, between, 1.0)
     return np.where(usable, v1 + slope * age, v1), age
+
+
+# Runs up to this long are found for all samples at once, longer ones one by one.
+_SHORT_RUN = 8
+
+
+def _run_starts(value: Float64, within: float) -> Int64:
+    """(R,) where the runs of values (K,) start, see `frozen_samples`."""
+    k = len(value)
+    if within == 0.0:
+        return np.flatnonzero(np.append(True, value[1:] != value[:-1]))
+    # What follows from each sample if it starts a run; 0 where the run that it starts is longer than a short one.
+    follows = np.zeros(k, dtype=np.int64)
+    follows[-1] = k
+    left = np.arange(k - 1)
+    for ahead in range(1, _SHORT_RUN + 1):
+        left = left[: np.searchsorted(left, k - ahead)]
+        differs = np.abs(value[left + ahead] - value[left]) > within
+        follows[left[differs]] = left[differs] + ahead
+        left = left[~differs]
+    steps, starts, at = follows.tolist(), [], 0
+    while at < k:
+        starts.append(at)
+        at = steps[at] or _end_of_run(value, at, within)
+    return np.array(starts, dtype=np.int64)
+
+
+def _end_of_run(value: Float64, start: int, within: float) -> int:
+    """The first sample after `start` that differs from it by more than `within`."""
+    begin, width = start + _SHORT_RUN, 64
+    while begin < len(value):
+        differs = np.abs(value[begin : begin + width] - value[start]) > within
+        if differs.any():
+            return begin + int(differs.argmax())
+        begin, width = begin + width, 2 * width
+    return len(value)
