@@ -8,17 +8,15 @@ stored: windows are built per batch, so that a year of data is stored once. Ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from controlkit.errors import ArtifactError, DataError
-from controlkit.files import folder_written_aside, read_json, sha256_of, write_json
+from controlkit.errors import DataError
 from controlkit.layout import Layout
 from controlkit.objective import Objective
 from controlkit.spec import PlantSpec
@@ -28,6 +26,8 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 SCHEMA = 1
+_STEPS = 1 << 14  # whose observations are built at a time for their rewards
+_ROWS = 1 << 16  # looked at at a time where all rows of a data set are
 TABLE, SPEC, LAYOUT, RECORD = "data.parquet", "spec.yaml", "layout.json", "dataset.json"
 
 
@@ -96,6 +96,30 @@ class TransitionDataset:
             DataError: no step in the data, a command that is not finite, an episode that goes on after a trip, or a
                 recorded reward that is missing.
         """
+        if not (episode[1:] == episode[:-1]).any():
+            raise DataError("the log holds no step", cure="At least two consecutive samples are needed.")
+        return cls.from_stretch(
+            spec, frames=frames, actions=actions, episode=episode, time_ns=time_ns, mask=mask, age_s=age_s,
+            changed=changed, sources=sources, rewards=rewards, recorded_ends=recorded_ends,
+        )  # fmt: skip
+
+    @classmethod
+    def from_stretch(
+        cls,
+        spec: PlantSpec,
+        *,
+        frames: Float32,
+        actions: Float32,
+        episode: Int64,
+        time_ns: Int64,
+        mask: Bool | None = None,
+        age_s: Float32 | None = None,
+        changed: Bool | None = None,
+        sources: Mapping[str, str] | None = None,
+        rewards: Float32 | None = None,
+        recorded_ends: Bool | None = None,
+    ) -> TransitionDataset:
+        """As `from_frames`, of rows that may be any stretch of a longer log: there need be no step in it."""
         layout, objective = Layout.from_spec(spec), Objective(spec)
         rows = len(frames)
         last = np.append(episode[1:] != episode[:-1], True)  # (N,)
@@ -104,8 +128,6 @@ class TransitionDataset:
             row = int(np.flatnonzero(~np.isfinite(actions).all(axis=1) & ~last)[0])
             raise DataError("a command is not a number", where=f"row {row}", cure="Cut the log there.")
         steps = np.flatnonzero(~last)
-        if not steps.size:
-            raise DataError("the log holds no step", cure="At least two consecutive samples are needed.")
         if spec.episodes.recorded_ends and recorded_ends is not None:
             tripped = recorded_ends
         else:
@@ -118,11 +140,12 @@ class TransitionDataset:
         # in force stands in for it (no change is charged where none is known).
         first = np.append(True, episode[1:] != episode[:-1])
         start_of = np.maximum.accumulate(np.where(first, np.arange(rows), 0))
-        observation = _padded_observations(layout, frames, actions, steps, start_of)
         if spec.reward_is_recorded:
             rewards[steps] = _recorded_rewards(recorded, steps)
         else:
-            rewards[steps] = objective.reward(observation, actions[steps], frames[steps + 1])
+            for at in np.split(steps, np.arange(_STEPS, len(steps), _STEPS)):
+                observation = _padded_observations(layout, frames, actions, at, start_of)
+                rewards[at] = objective.reward(observation, actions[at], frames[at + 1])
         terminated, truncated = np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
         ends = np.flatnonzero(last)
         ends = ends[(ends > 0) & ~first[ends]]  # a row on its own ends nothing
@@ -146,6 +169,17 @@ class TransitionDataset:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether frames, masks, ages and actions lie on disk; they can be read only."""
+        return not self.frames.flags.writeable
+
+    @cached_property
+    def usable(self) -> Bool:
+        """(N,) whether all cells of a row are usable."""
+        parts = [self.mask[start : start + _ROWS].all(axis=1) for start in range(0, len(self), _ROWS)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.bool_)
+
     @cached_property
     def layout(self) -> Layout:
         """The observation layout of the plant."""
@@ -160,7 +194,7 @@ class TransitionDataset:
     @cached_property
     def transitions(self) -> Int64:
         """(T,) rows from which a step can be used: a full window before them, all cells known, a known row after."""
-        usable: Bool = np.asarray(self.mask.all(axis=1))
+        usable = self.usable
         # Rows in a row: the run of usable rows that ends here must be as long as the window (the row itself included).
         index = np.arange(len(self))
         broken = np.maximum.accumulate(np.where(usable, -1, index))
@@ -196,10 +230,13 @@ class TransitionDataset:
 
     def slice(self, start: int, stop: int) -> TransitionDataset:
         """Rows [start, stop) as a data set of their own; an episode that is cut ends truncated, no window crosses."""
-        parts = {f.name: getattr(self, f.name)[start:stop].copy() for f in fields(self) if f.name not in _WHOLE}
-        piece = replace(self, **parts)
+        kept = _ON_DISK if self.is_mapped else ()
+        parts = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in _WHOLE}
+        piece = replace(self, **{name: part if name in kept else part.copy() for name, part in parts.items()})
         if start < stop < len(self) and self.episode[stop] == self.episode[stop - 1]:
-            piece.actions[-1], piece.rewards[-1], piece.changed[-1] = np.nan, np.nan, False
+            if not self.is_mapped:  # on disk the command stays; nothing reads the last one of an episode
+                piece.actions[-1], piece.changed[-1] = np.nan, False
+            piece.rewards[-1] = np.nan
             piece.terminated[-1], piece.truncated[-1] = False, False
             if stop - start > 1 and piece.episode[-2] == piece.episode[-1]:
                 piece.truncated[-2] = True
@@ -214,142 +251,29 @@ class TransitionDataset:
             path: the folder; an earlier data set there is replaced once the new one is complete.
             extra: further files to put beside it (a data-quality report), name -> content.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        import yaml
+        from controlkit.dataset.store import write
 
-        columns: dict[str, Any] = {"time_ns": self.time_ns, "episode": self.episode}
-        for i, tag in enumerate(self.layout.frame_tags):
-            columns |= {tag: self.frames[:, i], f"{tag}:mask": self.mask[:, i], f"{tag}:age_s": self.age_s[:, i]}
-        for i, tag in enumerate(self.layout.action_tags):
-            columns |= {tag: self.actions[:, i], f"{tag}:changed": self.changed[:, i]}
-        columns |= {"reward": self.rewards, "terminated": self.terminated, "truncated": self.truncated}
-        with folder_written_aside(path, RECORD) as aside:
-            pq.write_table(pa.table(columns), aside / TABLE, compression="zstd")
-            (aside / SPEC).write_text(yaml.safe_dump(self.spec.to_dict(), sort_keys=False), encoding="utf-8")
-            write_json(aside / LAYOUT, self.layout.to_dict())
-            for name, content in (extra or {}).items():
-                (aside / name).write_bytes(content)
-            record = {
-                "schema": SCHEMA,
-                "plant": self.spec.name,
-                "rows": len(self),
-                "transitions": len(self.transitions),
-                "episodes": len(np.unique(self.episode)),
-                "sources": dict(self.sources),
-                "spec_sha256": self.spec.sha256(),
-                "data_sha256": sha256_of(aside / TABLE),
-            }
-            write_json(aside / RECORD, record)
+        write(self, path, extra or {})
 
     @classmethod
-    def load(cls, path: str | Path) -> TransitionDataset:
-        """Reads a data set that `save` wrote.
+    def load(cls, path: str | Path, mapped: bool | None = None) -> TransitionDataset:
+        """Reads a data set that `save` or a `DatasetWriter` wrote.
+
+        Args:
+            path: the folder.
+            mapped: whether frames and actions stay on disk and come in as they are read; where not given, when they
+                would take more than a quarter of the memory (`controlkit.dataset.store.memory_bytes`).
 
         Raises:
             ArtifactError: the folder is missing, of another version, or its content does not match its hashes.
         """
-        import pyarrow.parquet as pq
+        from controlkit.dataset.store import read
 
-        path = Path(path)
-        if not (path / RECORD).is_file():
-            raise ArtifactError("is no data set", where=str(path), cure="Make one with 'controlkit ingest'.")
-        record = read_json(path / RECORD)
-        schema = record.get("schema") if isinstance(record, dict) else None
-        if schema != SCHEMA:
-            raise ArtifactError(
-                f"has schema {schema}, this version reads {SCHEMA}", where=str(path), cure="Ingest again."
-            )
-        if not (path / TABLE).is_file() or sha256_of(path / TABLE) != record.get("data_sha256"):
-            raise ArtifactError("does not match its hash", where=str(path / TABLE), cure="Ingest again.")
-        spec = PlantSpec.load(path / SPEC)
-        if spec.sha256() != record.get("spec_sha256"):
-            raise ArtifactError("does not match its hash", where=str(path / SPEC), cure="Ingest again.")
-        stored = Layout.from_dict(read_json(path / LAYOUT), str(path / LAYOUT))
-        Layout.from_spec(spec).require_same(stored, str(path))
-        table = pq.read_table(path / TABLE)
-
-        def stacked(names: Sequence[str], kind: Any) -> npt.NDArray[Any]:
-            return np.stack([table[name].to_numpy() for name in names], axis=1).astype(kind)
-
-        frame, actions = spec.frame_tags, spec.action_tags
-        return cls(
-            spec=spec,
-            frames=stacked(frame, np.float32),
-            mask=stacked([f"{tag}:mask" for tag in frame], np.bool_),
-            age_s=stacked([f"{tag}:age_s" for tag in frame], np.float32),
-            actions=stacked(actions, np.float32),
-            changed=stacked([f"{tag}:changed" for tag in actions], np.bool_),
-            rewards=table["reward"].to_numpy().astype(np.float32),
-            terminated=table["terminated"].to_numpy().astype(np.bool_),
-            truncated=table["truncated"].to_numpy().astype(np.bool_),
-            episode=table["episode"].to_numpy().astype(np.int64),
-            time_ns=table["time_ns"].to_numpy().astype(np.int64),
-            sources=record["sources"],
-        )
+        return read(Path(path), mapped)
 
 
 _WHOLE = ("spec", "sources")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Training, calibration and evaluation parts, in this order of time; nothing crosses.
-
-    Attributes:
-        bounds: part -> first row and row after the last.
-        time_ns: part -> first and last time stamp.
-    """
-
-    bounds: Mapping[str, tuple[int, int]]
-    time_ns: Mapping[str, tuple[int, int]]
-
-    PARTS = ("training", "calibration", "evaluation")
-
-    @classmethod
-    def by_time(cls, data: TransitionDataset, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)) -> Split:
-        """Cuts the rows by time; a cut moves to the edge of an episode where one lies within a tenth of a part.
-
-        Raises:
-            DataError: a part would hold no usable step.
-        """
-        rows = len(data)
-        edges = np.flatnonzero(data.episode[1:] != data.episode[:-1]) + 1
-        slack = 0.1 * min(fractions) * rows
-        cuts = [0]
-        for share in np.cumsum(fractions)[:-1]:
-            cut = round(float(share) * rows)
-            near = edges[np.abs(edges - cut) <= slack]
-            cuts.append(int(near[np.argmin(np.abs(near - cut))]) if near.size else cut)
-        cuts.append(rows)
-        bounds = {part: (cuts[i], cuts[i + 1]) for i, part in enumerate(cls.PARTS)}
-        for part, (start, stop) in bounds.items():
-            data.slice(start, stop).require_transitions(f"{part} part of the split")
-        times = {part: (int(data.time_ns[a]), int(data.time_ns[b - 1])) for part, (a, b) in bounds.items()}
-        return cls(bounds, times)
-
-    def part(self, data: TransitionDataset, name: str) -> TransitionDataset:
-        """One part of the data set the split was made for.
-
-        Raises:
-            ArtifactError: the data set is another one (its time stamps differ at the cuts).
-        """
-        start, stop = self.bounds[name]
-        if stop > len(data) or (int(data.time_ns[start]), int(data.time_ns[stop - 1])) != tuple(self.time_ns[name]):
-            raise ArtifactError("the split belongs to another data set", cure="Train again on this data set.")
-        return data.slice(start, stop)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for `split.json`."""
-        return {part: {"rows": list(self.bounds[part]), "time_ns": list(self.time_ns[part])} for part in self.PARTS}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Split:
-        """Reads what `to_dict` wrote."""
-        return cls(
-            {part: (content[part]["rows"][0], content[part]["rows"][1]) for part in cls.PARTS},
-            {part: (content[part]["time_ns"][0], content[part]["time_ns"][1]) for part in cls.PARTS},
-        )
+_ON_DISK = ("frames", "mask", "age_s", "actions", "changed")
 
 
 def _padded_observations(layout: Layout, frames: Float32, actions: Float32, steps: Int64, start_of: Int64) -> Float32:
