@@ -66,6 +66,8 @@ class DynamicsConfig(Strict):
         linear_members: how many of the members are ridge regressions alone (with `observer`: bilinear alone). They
             extrapolate along straight lines; whether they are right is for the hold-out to say. `auto`: as many as
             there are members beyond the elites, so that networks alone could fill those.
+        max_rows: of a longer log as many usable transitions are fitted, in stretches spread evenly over it; the policy
+            draws from all.
         holdout_steps: steps of the open-loop rollouts over held-out blocks whose errors rank the members; 1 ranks by
             one-step error.
         exogenous: what follows where the record of the exogenous tags ends under a rollout: `record` ends it, `splice`
@@ -84,6 +86,7 @@ class DynamicsConfig(Strict):
     patience: Count = 5
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     linear_members: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    max_rows: Count = 1_000_000
     holdout_steps: Count = 20
     exogenous: Literal["record", "splice"] = "record"
 

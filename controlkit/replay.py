@@ -6,15 +6,21 @@ training loop.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from controlkit.dataset import TransitionDataset
 from controlkit.layout import Layout
+
+# Bytes of the frames and actions that are gathered at once to look at a whole log.
+OVERVIEW = 1 << 28
+STRETCHES = 200
 
 
 class Batch(NamedTuple):
@@ -54,26 +60,33 @@ class LoggedTransitions:
     def __init__(self, data: TransitionDataset, device: torch.device | str = "cpu") -> None:
         self.layout = data.layout
         self.rows = torch.from_numpy(data.require_transitions()).to(device)
-        self.frames = torch.from_numpy(data.frames).to(device)
-        self.actions = torch.from_numpy(data.actions).to(device)
+        self.frames, self.actions = _wide(data.frames).to(device), _wide(data.actions).to(device)
         self.rewards = torch.from_numpy(data.rewards).to(device)
         self.terminated = torch.from_numpy(data.terminated).to(device)
         self.position = torch.from_numpy(data.position).to(device)
-        usable = np.asarray(data.mask.all(axis=1))
+        usable = data.usable
         last = np.append(data.episode[1:] != data.episode[:-1], True) | ~np.append(usable[1:], True)
         ends = np.flatnonzero(last)
         following = ends[np.searchsorted(ends, np.arange(len(data)))] - np.arange(len(data))
         self.remaining = torch.from_numpy(following).to(device)
-        lags, columns, commands = self.layout.window_index()
-        self._lags = torch.from_numpy(lags).to(device)
-        self._columns = torch.from_numpy(columns + commands * len(self.layout.frame_tags)).to(device)
+        lags, columns, commands = (torch.from_numpy(index).to(device) for index in self.layout.window_index())
+        self._lags, self._columns = lags, columns + commands * len(self.layout.frame_tags)
         # Commands of an episode's last row are NaN and are never reached: a window holds past commands only.
-        self._table = torch.cat([self.frames, self.actions], dim=1)  # (N, n + m)
+        self._table: Tensor | None = None
+        if not data.is_mapped:
+            self._table = torch.cat([self.frames, self.actions], dim=1)  # (N, n + m)
+        # Of a log on disk no table is made: the two kinds of slots are read one after the other.
+        self._kinds = tuple((kind, lags[kind], columns[kind]) for kind in (~commands.bool(), commands.bool()))
         self._state_columns = torch.from_numpy(self.layout.state_columns).to(device)
 
     def observe(self, rows: Tensor) -> Tensor:
         """Observations at `rows` (any shape): (...,) -> (..., O)."""
-        return self._table[rows.unsqueeze(-1) - self._lags, self._columns]
+        if self._table is not None:
+            return self._table[rows.unsqueeze(-1) - self._lags, self._columns]
+        observation = torch.empty(*rows.shape, len(self._lags), device=rows.device)
+        for source, (kind, lags, columns) in zip((self.frames, self.actions), self._kinds, strict=True):
+            observation[..., kind] = source[rows.unsqueeze(-1) - lags, columns]
+        return observation
 
     def next_state(self, rows: Tensor) -> Tensor:
         """The state tags one step later: (...,) -> (..., S)."""
@@ -93,6 +106,33 @@ class LoggedTransitions:
         """`size` usable rows, drawn uniformly: (B,)."""
         drawn = torch.randint(len(self.rows), (size,), generator=generator, device=self.rows.device)
         return self.rows[drawn]
+
+    @property
+    def overview(self) -> Tensor:
+        """Usable rows that stand for all of them where something is computed from many at once: all, or, of a log too
+        long for that, as many as take `OVERVIEW` bytes, evenly spaced: (T',)."""
+        width = 4 * (len(self.layout.frame_tags) + len(self.layout.action_tags))
+        return thinned(self.rows, max(1, OVERVIEW // width))
+
+
+def thinned(rows: Tensor, most: int) -> Tensor:
+    """At most `most` of the rows (T,), evenly spaced."""
+    return rows[:: max(1, -(-len(rows) // most))]
+
+
+def stretches(rows: Tensor, most: int) -> Tensor:
+    """At most `most` of the rows (T,): the first of each of `STRETCHES` parts of the log, so that neighbours stay."""
+    if len(rows) <= most:
+        return rows
+    parts = rows.tensor_split(min(STRETCHES, most))
+    return torch.cat([part[: max(1, most // len(parts))] for part in parts])
+
+
+def _wide(values: npt.NDArray[np.float32]) -> Tensor:
+    """Frames or actions as a tensor on the same memory, which must not be written to where it is a file."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 class ModelTransitions:

@@ -96,11 +96,12 @@ class RecordedSteps:
         spread = [torch.from_numpy(tags.spread[:n].copy()), torch.from_numpy(commands.spread.copy())]
         self.log, self.spread = log, torch.cat(spread)
         self.names = (*log.layout.frame_tags, *log.layout.action_tags)
-        self.recorded = torch.cat([log.frames[log.rows], log.actions[log.rows]], dim=1)  # (T, n + m)
+        rows = log.overview
+        self.recorded = torch.cat([log.frames[rows], log.actions[rows]], dim=1)  # (T, n + m)
         self.reference = _thin(self.recorded, MAX_REFERENCE)
         own = []
         for fold in model.folds:
-            inside = (log.rows >= fold.left_out[0]) & (log.rows <= fold.left_out[-1])
+            inside = (rows >= fold.left_out[0]) & (rows <= fold.left_out[-1])
             queries = _thin(self.recorded[inside], MAX_HELD_OUT // len(model.folds))
             own.append(self._distance(queries, _thin(self.recorded[~inside], MAX_REFERENCE))[0])
         self.own = torch.cat(own)

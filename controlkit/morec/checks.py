@@ -50,9 +50,10 @@ def _duplicated(log: LoggedTransitions) -> list[str]:
 
 def _constant(log: LoggedTransitions, spec: PlantSpec) -> list[str]:
     warnings = []
-    frames = torch.cat([log.frames[log.rows], log.frames[log.rows + 1]])
+    rows = log.overview
+    frames = torch.cat([log.frames[rows], log.frames[rows + 1]])
     columns = dict(zip(log.layout.frame_tags, frames.T, strict=True))
-    columns |= dict(zip(log.layout.action_tags, log.actions[log.rows].T, strict=True))
+    columns |= dict(zip(log.layout.action_tags, log.actions[rows].T, strict=True))
     still = [tag for tag, values in columns.items() if bool((values == values[0]).all())]
     for tag in still:
         role = spec.tags[tag].role

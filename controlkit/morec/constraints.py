@@ -59,12 +59,14 @@ class Constraints:
         self.integral = torch.zeros(len(tags), device=device)
         self.multipliers, self.shares = torch.zeros_like(self.integral), torch.full_like(self.integral, torch.nan)
         # Row t of a log is rewarded for where it leads: the frame of row t + 1. An episode's last row leads nowhere.
-        following = log.frames.roll(-1, dims=0)
+        following = (torch.arange(len(log.frames), device=device) + 1) % len(log.frames)
         self._free = log.rewards
         log.rewards = log.rewards.clone()
         if config.constraints == "penalty" and objective.spec.constraints:
-            log.rewards -= reward_spread * fixed_price(objective, following, config)
-        self._recorded = self.violations(following)  # (N, K)
+            prices = [fixed_price(objective, log.frames[rows], config) for rows in following.split(AT_A_TIME)]
+            log.rewards -= reward_spread * torch.cat(prices)
+        # (N, K)
+        self._recorded = torch.cat([self.violations(log.frames[rows]) for rows in following.split(AT_A_TIME)])
 
     def violations(self, next_frame: Tensor) -> Tensor:
         """By how much each sample violates each constraint that has a multiplier, in `unit`: (T, n) -> (T, K)."""
@@ -103,11 +105,12 @@ class Constraints:
         self.integral, self.multipliers = content["integral"].to(device), content["multipliers"].to(device)
 
 
+AT_A_TIME = 1 << 18  # frames of the log
 _FIGURES = ("multiplier", "violated")
 
 
 def _spread(objective: Objective, log: LoggedTransitions, tag: str) -> float:
     """Standard deviation of a tag over the log, with a floor for one that never moved."""
-    values = log.frames[log.rows, log.layout.frame_tags.index(tag)]
+    values = log.frames[log.overview, log.layout.frame_tags.index(tag)]
     low, high = objective.spec.tags[tag].range
     return max(float(values.std(correction=0)), 1e-3 * (high - low))

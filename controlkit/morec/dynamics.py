@@ -31,12 +31,14 @@ from controlkit.morec.holdout import blocks, one_step_error, open_loop_errors, r
 from controlkit.morec.identification import fit_observers, require_all_finite, require_finite, start_linear
 from controlkit.objective import CommandLimits, LearnedReward, Objective
 from controlkit.progress import Progress
-from controlkit.replay import LoggedTransitions
+from controlkit.replay import OVERVIEW, LoggedTransitions, stretches, thinned
 from controlkit.scaling import Scaler
 from controlkit.spec import PlantSpec
 
 # Divided by this a value of any unit is nothing; a number all the same, which graphs and files can hold.
 UNSEEN_SPREAD = 1e30
+# Observations that scalers are fitted to.
+SCALED_BY = 100_000
 # A prediction is a sum of a handful of rounded numbers: so many roundings are as good as none.
 ROUNDING = 4.0 * torch.finfo(torch.float32).eps
 
@@ -52,7 +54,8 @@ def observation_scaler(log: LoggedTransitions, scaling: ScalingConfig) -> Scaler
     hidden = _unseen(layout, scaling)
     if scaling.min_spread == 1:
         return _blinded(Scaler.from_range(layout.low, layout.high), hidden)
-    values = log.observe(log.rows).cpu().numpy() if len(log.rows) <= 100_000 else _sampled(log)
+    rows = thinned(log.rows, max(1, min(SCALED_BY, OVERVIEW // (4 * layout.size))))
+    values = torch.cat([log.observe(part) for part in rows.split(4096)]).cpu().numpy()
     return _blinded(_floored(values, (layout.high - layout.low) / 2, scaling.min_spread), hidden)
 
 
@@ -60,13 +63,14 @@ def action_scaler(log: LoggedTransitions, limits: CommandLimits, scaling: Scalin
     """(m,) mean and spread of the commands over the log, with the same floor."""
     if scaling.min_spread == 1:
         return Scaler.from_range(limits.low, limits.high)
-    return _floored(log.actions[log.rows].cpu().numpy(), (limits.high - limits.low) / 2, scaling.min_spread)
+    return _floored(log.actions[log.overview].cpu().numpy(), (limits.high - limits.low) / 2, scaling.min_spread)
 
 
 def change_scaler(log: LoggedTransitions) -> Scaler:
     """(S,) mean and spread of the state tags' change in one step."""
     columns = torch.from_numpy(log.layout.state_columns).to(log.rows.device)
-    change = log.next_state(log.rows) - log.frames[log.rows][:, columns]
+    rows = log.overview
+    change = log.next_state(rows) - log.frames[rows][:, columns]
     half_range = (log.layout.high - log.layout.low)[log.layout.state_columns] / 2
     return Scaler.fit(change.cpu().numpy(), fallback_spread=1e-3 * half_range)
 
@@ -144,7 +148,7 @@ def fit_dynamics(
         )
     set_scaler(ensemble.input_scaler, observation_scaler(log, scaling), action_scaler(log, limits, scaling))
     set_scaler(ensemble.change_scaler, change_scaler(log))
-    train_rows, holdout_rows = blocks(log.rows, config.holdout, generator)
+    train_rows, holdout_rows = blocks(stretches(log.rows, config.max_rows), config.holdout, generator)
     bootstrap = torch.randint(
         len(train_rows), (config.members, len(train_rows)), generator=generator, device=train_rows.device
     )
@@ -290,7 +294,7 @@ def _residuals(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor)
 
 def _rounding(ensemble: GaussianEnsemble, log: LoggedTransitions) -> float:
     """The mean square, in units of the typical change, of what rounding to single precision does to the state tags."""
-    size = log.frames[log.rows][:, torch.from_numpy(log.layout.state_columns).to(log.rows.device)].abs().amax(dim=0)
+    size = log.frames[log.overview][:, torch.from_numpy(log.layout.state_columns).to(log.rows.device)].abs().amax(dim=0)
     return float((ROUNDING * size / ensemble.change_scaler.spread).square().mean())
 
 
@@ -317,8 +321,3 @@ def _floored(values: npt.NDArray[np.float32], half_range: npt.NDArray[np.floatin
     constant = values.std(axis=0) <= 1e-7
     spread = np.where(constant, 0.0, fitted.spread)
     return Scaler(fitted.centre, np.maximum(spread, min_spread * half_range).astype(np.float32))
-
-
-def _sampled(log: LoggedTransitions) -> npt.NDArray[np.float32]:
-    every = math.ceil(len(log.rows) / 100_000)
-    return np.asarray(log.observe(log.rows[::every]).cpu().numpy())

@@ -125,13 +125,14 @@ def extrapolation_cut(log: LoggedTransitions, share: float = 0.2) -> tuple[Tenso
         share: of the rows that count as outer.
     """
     columns = torch.from_numpy(log.layout.state_columns).to(log.rows.device)
-    moved = torch.cat([log.frames[log.rows][:, columns], log.actions[log.rows]], dim=1).double()  # (T, S + m)
+    rows = log.overview
+    moved = torch.cat([log.frames[rows][:, columns], log.actions[rows]], dim=1).double()  # (T, S + m)
     centred = moved - moved.mean(dim=0)
     covariance = centred.T @ centred / len(centred)
     # Constant columns say nothing; a pseudo-inverse leaves them out.
     distance = (centred @ torch.linalg.pinv(covariance, hermitian=True) * centred).sum(dim=1)
     outer = distance > distance.sort().values[math.ceil((1.0 - share) * len(distance)) - 1]
-    return log.rows[~outer], log.rows[outer]
+    return rows[~outer], rows[outer]
 
 
 @dataclass(frozen=True)

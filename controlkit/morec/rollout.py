@@ -212,10 +212,11 @@ def _before_events(log: LoggedTransitions, length: int) -> Tensor:
     """(N,) whether an exogenous tag changes much within the next `length` rows of the same episode."""
     layout = log.layout
     exogenous = [i for i, tag in enumerate(layout.frame_tags) if tag not in layout.state_tags]
-    change = (log.frames[1:, exogenous] - log.frames[:-1, exogenous]).abs()  # (N - 1, X)
-    change[log.remaining[:-1] == 0] = 0.0
-    event = torch.zeros(len(log.frames), dtype=torch.bool, device=change.device)
-    for column in change.T:
+    event = torch.zeros(len(log.frames), dtype=torch.bool, device=log.rows.device)
+    for tag in exogenous:
+        value = log.frames[:, tag]
+        column = (value[1:] - value[:-1]).abs()  # (N - 1,)
+        column[log.remaining[:-1] == 0] = 0.0
         known = column[torch.isfinite(column)]
         cut = float(known.sort().values[int(EVENT_QUANTILE * (len(known) - 1))]) if len(known) else 0.0
         event[:-1] |= (column >= cut) & (column > 0)  # a tag that rarely switches has a quantile of 0
