@@ -1,0 +1,1 @@
+"""Where a log comes from: files and folders of CSV, Parquet and Arrow, and databases."""
