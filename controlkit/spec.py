@@ -121,9 +121,11 @@ class Tag(Strict):
     settle_s: Annotated[float, Field(ge=0)] | None = None
     description: str = ""
 
-    @field_validator("unit", mode="before")
+    @field_validator("unit", "log_unit", mode="before")
     @classmethod
-    def _known_unit(cls, unit: Any) -> str:
+    def _known_unit(cls, unit: Any) -> str | None:
+        if unit is None:
+            return None
         # YAML reads a bare 1 as a number; it is the unit of a ratio.
         name = str(unit)
         if name not in UNITS:
