@@ -305,6 +305,8 @@ class PolicyConfig(Strict):
         inputs: what the policy sees: `all` of the observation, the `current` samples alone, or the current samples and
             the `belief` that the best elite draws from the whole window: the state tags to come if the last commands
             stay. The critics and the world model always see all of it.
+        commands: how far the policy may go: to the plant file's `limits`, or, of each action, no further than the log
+            ever went (`logged`).
         updates: gradient steps.
         real_ratio: share of logged transitions in a batch.
         target_entropy: per action, for commands scaled to [-1, 1].
@@ -320,6 +322,7 @@ class PolicyConfig(Strict):
 
     algorithm: Literal["sac", "td3_bc", "bc"] = "sac"
     inputs: Literal["all", "current", "belief"] = "all"
+    commands: Literal["limits", "logged"] = "limits"
     hidden: Hidden = (256, 256)
     activation: Activation = "relu"
     actor_learning_rate: Positive = 1e-4

@@ -37,7 +37,13 @@ SUITE = Suite(
             PUBLISHED["Pipeline"],
             note="Where the file is the earlier cut, whose episodes return -421 on average and not 429, the published "
             "scores are no comparison. The log's commands lie in -0.03 .. 0.02 of a range of -1 .. 1: a policy that "
-            "scores above 90 uses commands far beyond it, right by structure and not provable from this log.",
+            "scores above 90 uses commands far beyond it, right by structure and not provable from this log. `no "
+            "linear members` is MOREC without the part of the ensemble that extrapolates along straight lines, "
+            "`logged commands` is MOREC held within the log's commands.",
+            variants={
+                "no linear members": ("morec", ("dynamics.linear_members=0",)),
+                "logged commands": ("morec", ("policy.commands=logged",)),
+            },
         ),
         "SafetyHalfCheetah": SuiteTask(
             "safety-halfcheetah",

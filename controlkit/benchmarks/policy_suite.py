@@ -53,6 +53,7 @@ class SuiteTask:
         published: scores of others, by name; shown below ours.
         note: what a reader must know to compare.
         rewards: `formula`, `rewards` or both.
+        variants: further rows by name: a method, and what is set differently for it.
     """
 
     task: str
@@ -61,6 +62,7 @@ class SuiteTask:
     published: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     rewards: tuple[str, ...] = ("formula", "rewards")
+    variants: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def run_tasks(
         out: folder for `results.json`, `table.md` and the single runs' figures.
         seeds: runs per row.
         progress: is told of each run.
-        tasks, methods: which; all where none is named. `mean:rewards` is one of a method's two rows.
+        tasks, methods: which; all where none is named. `mean:rewards` is one of a method's two rows; a task's variants
+            are named like methods.
         workers: processes; as many as there are processors where not given.
         settings: overrides `section.field=value` of the tasks' run configurations, for every row.
 
@@ -132,17 +135,23 @@ def run_tasks(
         ControlkitError: an unknown task or method, or data that are not there.
     """
     chosen = [_known(name, suite) for name in tasks or suite.tasks]
-    rows = {name: [row for method in methods or suite.methods for row in _rows(suite, name, method)] for name in chosen}
+    rows = {
+        name: [
+            row
+            for method in methods or (*suite.methods, *suite.tasks[name].variants)
+            for row in _rows(suite, name, method)
+        ]
+        for name in chosen
+    }
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         ingested = {name: _ingested(suite.tasks[name], Path(folder) / name, out / "data") for name in chosen}
         jobs = [
-            Job(name, suite.tasks[name].task, suite.tasks[name].run, method, rewards, seed, ingested[name][0] / rewards,
-                out / "parts" / f"{name}-{method}-{rewards}-{seed}.json", suite.episodes, tuple(settings))
+            _job(suite, name, row, seed, ingested[name][0], out, settings)
             for name in chosen
-            for method, rewards in rows[name]
+            for row in rows[name]
             for seed in range(seeds)
-        ]  # fmt: skip
+        ]
         progress.start("runs", len(jobs))
         parts: dict[tuple[str, str, str, int], Part] = {}
         processes = min(workers or os.cpu_count() or 1, len(jobs))
@@ -233,7 +242,7 @@ def _rows(suite: Suite, task: str, method: str) -> list[tuple[str, str]]:
     """`mean` is all rows of a method, `mean:rewards` one of them."""
     name, _, rewards = method.partition(":")
     where = f"benchmark {suite.name} --methods"
-    as_overrides(name)  # raises where there is no such method
+    as_overrides(_method(suite, task, name))  # raises where there is no such method
     if rewards and rewards not in REWARDS:
         raise ControlkitError(f"unknown '{method}'", where=where, cure=nearest(rewards, REWARDS))
     known = suite.tasks[task].rewards
@@ -241,6 +250,23 @@ def _rows(suite: Suite, task: str, method: str) -> list[tuple[str, str]]:
         kinds = ", ".join(known)
         raise ControlkitError(f"{task} has no row '{method}'", where=where, cure=f"Its rows have: {kinds}.")
     return [(name, kind) for kind in known if kind == (rewards or kind)]
+
+
+def _job(
+    suite: Suite, name: str, row: tuple[str, str], seed: int, data: Path, out: Path, settings: Sequence[str]
+) -> Job:
+    (method, rewards), entry = row, suite.tasks[name]
+    part = out / "parts" / f"{name}-{method.replace(' ', '-')}-{rewards}-{seed}.json"
+    changed = (*entry.variants.get(method, ("", ()))[1], *settings)
+    return Job(
+        name, entry.task, entry.run, _method(suite, name, method), rewards, seed, data / rewards, part, suite.episodes,
+        changed,
+    )  # fmt: skip
+
+
+def _method(suite: Suite, task: str, row: str) -> str:
+    """The method of a row: itself, or that of the task's variant."""
+    return suite.tasks[task].variants.get(row, (row, ()))[0]
 
 
 def _records(suite: Suite, task: str, method: str, parts: Sequence[Part], seconds: float) -> list[Record]:

@@ -12,6 +12,8 @@ from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.layers import Activation, Affine, BatchedMLP, identity_scaler
 
 MIN_LOG_STD, MAX_LOG_STD = -7.0, 1.0
+# A command that never moved keeps this share of its reach: distances are measured in it.
+NARROWEST = 1e-6
 LOG_STD_REACH = 0.5 * (MAX_LOG_STD - MIN_LOG_STD)
 
 
@@ -57,6 +59,14 @@ class Actor(nn.Module):
         self.register_buffer("reach", (high - low) / 2)
         self.input_scaler = Affine(identity_scaler(observation_size))
         self.net = BatchedMLP(1, seen, hidden, 2 * len(low), act=act, generator=generator, output_gain=0.1)
+
+    def confine(self, low: Tensor, high: Tensor) -> None:
+        """Narrows the commands to [low, high], (m,) each, wherever that lies inside what they were."""
+        least = NARROWEST * self.reach
+        low = torch.maximum(low, self.centre - self.reach)
+        high = torch.minimum(high, self.centre + self.reach)
+        self.centre.copy_((low + high) / 2)
+        self.reach.copy_(torch.maximum((high - low) / 2, least))
 
     def features(self, observation: Tensor) -> Tensor:
         """What the network sees of an observation: (B, O) -> (B, F)."""

@@ -15,7 +15,7 @@ from controlkit.config import RunConfig
 from controlkit.models.actor import Actor
 from controlkit.models.critic import Critics
 from controlkit.morec.bellman_doubt import BellmanDoubt
-from controlkit.morec.constraints import Constraints
+from controlkit.morec.constraints import AT_A_TIME, Constraints
 from controlkit.morec.dynamics import WorldModel
 from controlkit.morec.exogenous import sequence
 from controlkit.morec.fixed_rollout import make_roller
@@ -62,7 +62,7 @@ class PolicyTraining:
         rollout, batch = config.rollout, config.policy.batch_size
         self._world = WorldModel(models.dynamics, spec, config.device, models.reward_model)
         self._spread = max(float(log.rewards[log.rows].std()), 1e-6)
-        _prepare_actor(models)
+        _prepare_actor(models, log, config)
         critics = _scaled_critics(models, spec, config)
         self._learner = _learner(models, critics, log, config, self._spread, self._world)
         self.constraints = Constraints(self._world.objective, rollout, log, self._spread)
@@ -144,8 +144,13 @@ class PolicyTraining:
         self._generator.set_state(content["generator"])
 
 
-def _prepare_actor(models: Models) -> None:
-    """Gives the actor the cloned operator's scaling, which was fitted on the log, and the best elite's belief."""
+def _prepare_actor(models: Models, log: LoggedTransitions, config: RunConfig) -> None:
+    """Gives the actor the cloned operator's scaling, which was fitted on the log, the best elite's belief, and its
+    range."""
+    if config.policy.commands == "logged":
+        parts = [log.actions[rows].aminmax(dim=0) for rows in log.rows.split(AT_A_TIME)]
+        low, high = (torch.stack(ends).to(log.actions.device) for ends in zip(*parts, strict=True))
+        models.actor.confine(low.amin(dim=0), high.amax(dim=0))
     if models.actor.belief is not None:
         models.actor.belief.load_state_dict(models.dynamics.elites_only(1).state_dict())
     models.actor.input_scaler.load_state_dict(models.behaviour.input_scaler.state_dict())
