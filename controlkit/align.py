@@ -1,4 +1,4 @@
-"""Causal alignment of raw samples to the sample period, in batch (ingest) and sample by sample (edge); numpy only.
+"""Causal alignment of raw samples to the sample period, in batch; `controlkit.online` is the edge's form. numpy only.
 
 Time semantics, final for the whole project:
 
@@ -6,8 +6,8 @@ Time semantics, final for the whole project:
 - `action[t]` is the command in force over (t, t + period]. A command stamped s is in force from s on; where it changes
   inside the period its time-weighted mean is taken and the step is flagged.
 
-Time stamps are int64 nanoseconds since 1970-01-01 UTC. Both forms share `_value_at`, so that their numbers are the same
-to the last bit.
+Time stamps are int64 nanoseconds since 1970-01-01 UTC. Both forms share `value_at` and `in_force`, so that their
+numbers are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def align_signal(samples: Samples, grid_ns: Int64, interpolation: Interpolation,
     last = np.searchsorted(time, grid_ns, side="right") - 1  # (T,), -1 where nothing came before
     known = last >= 0
     at, before = np.maximum(last, 0), np.maximum(last - 1, 0)
-    found, age = _value_at(grid_ns, time[before], value[before], time[at], value[at], interpolation, max_age_s)
+    linear = interpolation == "linear"
+    found, age = value_at(grid_ns, time[before], value[before], time[at], value[at], linear, max_age_s)
     return Aligned(np.where(known, found, np.nan), np.where(known, age, np.inf), known & (age <= max_age_s))
 
 
@@ -110,17 +111,7 @@ def align_command(samples: Samples, grid_ns: Int64, period_s: float, max_age_s: 
     # Only periods with a sample inside need weighting; a plant's commands mostly fall on the grid or stay put.
     rows = np.flatnonzero(known & (end > last + 1))
     if rows.size:
-        count = end[rows] - last[rows]  # (R,) commands in force during the period, the one at its start included
-        first = np.concatenate(([0], np.cumsum(count)[:-1]))  # (R,) where each row's pieces begin
-        piece = np.arange(count.sum()) - np.repeat(first - last[rows], count)  # (P,) sample of each piece
-        start = np.maximum(time[piece], np.repeat(grid_ns[rows], count))
-        stop = np.append(start[1:], 0)
-        stop[first + count - 1] = grid_ns[rows] + period
-        held = value[piece]
-        moved = np.minimum.reduceat(held, first) != np.maximum.reduceat(held, first)
-        weighted = np.add.reduceat(held * (stop - start), first) / period
-        changed[rows] = moved
-        mean[rows] = np.where(moved, weighted, mean[rows])
+        mean[rows], changed[rows] = in_force(time, value, last[rows], end[rows], grid_ns[rows], period)
     age = (grid_ns - time[at]) / NS
     return AlignedCommand(np.where(known, mean, np.nan), changed, known & (age <= max_age_s))
 
@@ -207,75 +198,56 @@ def align_log(spec: PlantSpec, samples: Mapping[str, Samples], grid_ns: Int64) -
     return log
 
 
-class OnlineAligner:
-    """The measured part of `align_log`, fed sample by sample: `push` what arrives, `frame` what is known now.
-
-    A sample that arrives out of order (older than one already known of its tag) is ignored, as it can no longer be the
-    last one.
-    """
-
-    def __init__(self, spec: PlantSpec) -> None:
-        tags = spec.frame_tags
-        self._column = {tag: i for i, tag in enumerate(tags)}
-        self._interpolation: list[Interpolation] = [spec.tags[tag].interpolation for tag in tags]
-        self._max_age = [spec.max_age_s(tag) for tag in tags]
-        self._range = [spec.tags[tag].range for tag in tags]
-        self._time = np.zeros((2, len(tags)), dtype=np.int64)  # the last two good samples: [before, at]
-        self._value = np.full((2, len(tags)), np.nan)
-        self._count = np.zeros(len(tags), dtype=np.int64)
-
-    def push(self, tag: str, time_ns: int, value: float, good: bool = True) -> None:
-        """Takes one raw sample of a frame tag; a value outside the tag's range (or NaN) counts as a bad sample.
-
-        Raises:
-            KeyError: the tag is no frame tag of the plant.
-        """
-        column = self._column[tag]
-        low, high = self._range[column]
-        if not (good and low <= value <= high) or (self._count[column] and time_ns < self._time[1, column]):
-            return
-        self._time[0, column], self._value[0, column] = self._time[1, column], self._value[1, column]
-        self._time[1, column], self._value[1, column] = time_ns, value
-        self._count[column] += 1
-
-    def frame(self, now_ns: int) -> tuple[npt.NDArray[np.float32], Bool, npt.NDArray[np.float32]]:
-        """Values (n,), usable (n,) and ages in seconds (n,) at `now_ns`, which is not before the last push."""
-        n = len(self._column)
-        value, age, ok = np.full(n, np.nan), np.full(n, np.inf), np.zeros(n, dtype=np.bool_)
-        now = np.array([now_ns], dtype=np.int64)
-        for i in range(n):
-            if not self._count[i]:
-                continue
-            before = 0 if self._count[i] > 1 else 1
-            found, seconds = _value_at(
-                now,
-                self._time[before : before + 1, i],
-                self._value[before : before + 1, i],
-                self._time[1:, i],
-                self._value[1:, i],
-                self._interpolation[i],
-                self._max_age[i],
-            )
-            value[i], age[i], ok[i] = found[0], seconds[0], seconds[0] <= self._max_age[i]
-        return value.astype(np.float32), ok, age.astype(np.float32)
-
-
 def _good_samples(samples: Samples) -> tuple[Int64, Float64]:
     usable = samples.good & np.isfinite(samples.value)
     return samples.time_ns[usable], samples.value[usable]
 
 
-def _value_at(
-    now: Int64, t0: Int64, v0: Float64, t1: Int64, v1: Float64, interpolation: Interpolation, max_age_s: float
+def value_at(
+    now: Int64 | np.int64,
+    t0: Int64,
+    v0: Float64,
+    t1: Int64,
+    v1: Float64,
+    linear: bool | Bool,
+    max_age_s: float | Float64,
 ) -> tuple[Float64, Float64]:
-    """Value and age at `now` from the last two good samples (t0, v0), (t1, v1); t0 = t1 where there is only one."""
+    """Value and age at `now` from the last two good samples (t0, v0), (t1, v1); t0 = t1 where there is only one.
+
+    A linear value is extrapolated, but never to an age beyond `max_age_s`, nor from samples further apart than that.
+    """
     age = (now - t1) / NS
-    if interpolation == "step":
+    if linear is False:
         return v1.astype(np.float64), age
     between = (t1 - t0) / NS
-    usable = (between > 0) & (between <= max_age_s) & (age <= max_age_s)
+    usable = linear & (between > 0) & (between <= max_age_s) & (age <= max_age_s)
     slope = (v1 - v0) / np.where(usable, between, 1.0)
     return np.where(usable, v1 + slope * age, v1), age
+
+
+def in_force(
+    time: Int64, value: Float64, last: Int64, end: Int64, start_ns: Int64, period: int
+) -> tuple[Float64, Bool]:
+    """Time-weighted mean of the commands in force over (start, start + period], and whether they differ: (R,), (R,).
+
+    Args:
+        time, value: (K,) stamps and commands.
+        last: (R,) the command in force at the start of each of R periods.
+        end: (R,) the commands [last + 1, end), one at least, are given inside the period.
+        start_ns: (R,) starts of the periods.
+        period: nanoseconds.
+    """
+    count = end - last  # (R,) commands in force during the period, the one at its start included
+    first = np.concatenate(([0], np.cumsum(count)[:-1]))  # (R,) where each period's pieces begin
+    piece = np.arange(count.sum()) - np.repeat(first - last, count)  # (P,) command of each piece
+    start = np.maximum(time[piece], np.repeat(start_ns, count))
+    stop = np.append(start[1:], 0)
+    stop[first + count - 1] = start_ns + period
+    held = value[piece]
+    moved = np.minimum.reduceat(held, first) != np.maximum.reduceat(held, first)
+    weighted = np.add.reduceat(held * (stop - start), first) / period
+    # What was said again is no change, and is not rounded.
+    return np.where(moved, weighted, held[first]), moved
 
 
 # Runs up to this long are found for all samples at once, longer ones one by one.

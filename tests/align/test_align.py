@@ -1,4 +1,4 @@
-"""Alignment against slow obvious versions, and the two promises: nothing from the future, and batch equals online."""
+"""Alignment against slow obvious versions, and the promise that nothing comes from the future."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controlkit.align import (
     NS,
-    OnlineAligner,
     Samples,
     align_command,
     align_log,
@@ -205,44 +203,3 @@ def test_action_t_is_what_moves_the_plant_from_t_to_the_next_sample_and_a_shift_
     assert _explained(delay=0)
     assert not _explained(delay=1)
     assert not _explained(delay=-1)
-
-
-# Online -------------------------------------------------------------------------------------------------------------
-
-
-@given(logs)
-def test_online_equals_batch_to_the_last_bit(log):
-    aligned = align_log(SPEC, {tag: samples(found) for tag, found in log.items()}, GRID)
-    online = OnlineAligner(SPEC)
-    arriving = sorted((time, tag, value, good) for tag in SPEC.frame_tags for time, value, good in log[tag])
-    # Of two samples of one stamp the order of arrival counts.
-    arriving = [
-        (point[0], tag, point[1], point[2])
-        for point, tag in sorted(((p, tag) for tag in SPEC.frame_tags for p in log[tag]), key=lambda pair: pair[0][0])
-    ]
-    for row, now in enumerate(GRID):
-        while arriving and arriving[0][0] * TENTH <= now:
-            time, tag, value, good = arriving.pop(0)
-            online.push(tag, time * TENTH, value, good)
-        frame, ok, age = online.frame(int(now))
-        assert frame.tobytes() == aligned.frames[row].tobytes()
-        assert ok.tobytes() == aligned.mask[row].tobytes()
-        assert age.tobytes() == aligned.age_s[row].tobytes()
-
-
-def test_online_ignores_what_arrives_too_late_and_knows_no_command():
-    online = OnlineAligner(SPEC)
-    online.push("level", 10 * NS, 1.0)
-    online.push("level", 8 * NS, 4.0)
-    assert online.frame(10 * NS)[0][0] == 1.0
-    with pytest.raises(KeyError):
-        online.push("valve", 10 * NS, 1.0)
-
-
-def test_a_value_that_cannot_be_never_becomes_one():
-    for bad in (math.nan, math.inf, 5.001, -5.001):
-        online = OnlineAligner(SPEC)
-        online.push("level", 0, 2.0)
-        online.push("level", NS, bad, True)
-        frame, ok, age = online.frame(2 * NS)
-        assert (frame[0], ok[0], age[0]) == (2.0, True, 2.0)

@@ -44,7 +44,9 @@ def test_the_blocker_blocks() -> None:
     assert "pandas is not part of the base install" in done.stderr
 
 
-@pytest.mark.parametrize("module", ["deploy", "deploy.bundle", "deploy.runtime", "controlkit.spec", "controlkit.align"])
+@pytest.mark.parametrize(
+    "module", ["deploy", "deploy.bundle", "deploy.runtime", "controlkit.spec", "controlkit.align", "controlkit.online"]
+)
 def test_edge_modules_import_without_the_extras(module: str) -> None:
     done = run_without_extras(f"import {module}")
     assert done.returncode == 0, done.stderr
