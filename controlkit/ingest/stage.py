@@ -48,7 +48,7 @@ class Stage:
 
     def __init__(self, folder: Path, tags: Sequence[str], kind: np.dtype[np.void] = SAMPLE) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.tags, self.kind, self._folder = tuple(tags), kind, folder
+        self.tags, self.kind, self.folder = tuple(tags), kind, folder
         self._number = {tag: i for i, tag in enumerate(self.tags)}
         self._count = np.zeros(len(self.tags), dtype=np.int64)
 
@@ -96,7 +96,7 @@ class Stage:
         self.replace(tag, np.empty(0, dtype=self.kind))
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number}.samples"
+        return self.folder / f"{number}.samples"
 
     def _write(self, number: int, samples: npt.NDArray[np.void]) -> None:
         try:
@@ -105,7 +105,7 @@ class Stage:
         except OSError as problem:
             raise DataError(
                 f"no room for working files ({problem})",
-                where=str(self._folder),
+                where=str(self.folder),
                 cure="Free some space, or set TMPDIR to a folder with more.",
             ) from None
         self._count[number] += len(samples)
