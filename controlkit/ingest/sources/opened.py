@@ -1,7 +1,7 @@
 """What every source of a log is to the staging: columns of known meaning, and records in Arrow batches.
 
-A file, a folder of files, or a query of a database. The staging (`controlkit.ingest.sources.staging`) turns the batches
-into samples: time stamps into UTC, text into numbers, quality codes into `Code`, units into the plant file's.
+A file or a query of a database. The staging (`controlkit.ingest.sources.staging`) turns the batches into samples: time
+stamps into UTC, text into numbers, quality codes into `Code`, units into the plant file's.
 """
 
 from __future__ import annotations
@@ -10,13 +10,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from controlkit.ingest.columns import Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Records of a batch, about: some 100 MB with everything that is derived from them.
-BATCH = 1 << 20
+BATCH = 1 << 19
+# Records from which the forms of time stamps and numbers are found out.
+HEAD = 1 << 14
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some records of a source.
+
+    Attributes:
+        records: K records with the columns of `Opened.columns.names` in that order, of any Arrow type; their names do
+            not matter. Time stamps are timestamps (with or without a zone), dates, text or numbers; values are
+            numbers, bools or text; null is an empty cell. What `columns` gives no meaning to is left alone.
+        row: (K,) rising numbers, by which `Opened.place` finds a record again: for a table 0, 1, 2 ..., for a file of
+            lines the line. A number may be left out, such as a blank line's.
+    """
+
+    records: pa.RecordBatch
+    row: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -24,14 +45,12 @@ class Rejected:
     """A record that the source could not take apart, such as a line with too many cells; it is in no batch.
 
     Attributes:
-        before: records in the batches before it.
-        place: where it stands: `log.csv, line 7`.
+        row: its number.
         text: of it, cut where it is long.
         reason: for the quarantine.
     """
 
-    before: int
-    place: str
+    row: int
     text: str
     reason: str
 
@@ -43,6 +62,7 @@ class Opened(Protocol):
         name: short, for tables: a file's name.
         location: path, or address without its password; what a message begins with.
         columns: what its columns mean, by position.
+        sha256: hash of what is read: of a file's bytes. Of a query, of its records, and then known once they are read.
     """
 
     @property
@@ -54,12 +74,13 @@ class Opened(Protocol):
     @property
     def columns(self) -> Columns: ...
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All records in their order, about `BATCH` at a time; may be asked for again, and then starts anew.
+    @property
+    def sha256(self) -> str: ...
 
-        A batch has the columns of `columns.names` in that order (names in the batch do not matter), of any Arrow type:
-        time stamps as timestamp (with or without a zone), date, text or number; values as number, bool or text; null
-        is an empty cell. Columns that `columns` gives no meaning to are left alone.
+    def batches(self, size: int = BATCH) -> Iterator[Batch]:
+        """All records in their order, about `size` at a time; when asked again, it starts anew.
+
+        The first `HEAD` records are asked for once before the rest, and the iterator closed after them.
 
         Raises:
             DataError: it cannot be read, or its columns change on the way.
@@ -67,18 +88,9 @@ class Opened(Protocol):
         ...
 
     def rejected(self) -> Sequence[Rejected]:
-        """Records that are in no batch; known once the batches have been read."""
+        """What is in no batch of those asked for last, so far; taken away by being asked for."""
         ...
 
-    def places(self, rows: Sequence[int]) -> list[str]:
-        """Where records lie, for messages: `log.csv, line 7`. `rows` count the batches' records from 0."""
+    def place(self, row: int) -> str:
+        """Where a record lies, for messages: `log.csv, line 7`."""
         ...
-
-    def sha256(self) -> str:
-        """Hash of what was read: of a file's bytes, or of the staged content where there is no file."""
-        ...
-
-
-def place(source: Opened, row: int) -> str:
-    """Where one record lies."""
-    return source.places([row])[0]
