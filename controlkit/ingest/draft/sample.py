@@ -1,0 +1,289 @@
+"""A sample of an unknown log, read without a plant file.
+
+Of every tag all samples are counted and their extremes taken; the samples themselves are kept of a few stretches,
+spread evenly over the log, so that a log of any size is looked at in the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from controlkit.errors import DataError
+from controlkit.ingest import log_file
+from controlkit.ingest.draft.header import MOST, Meaning, meaning_of, share, split_unit
+from controlkit.ingest.draft.stamps import stamps_of
+from controlkit.ingest.quality import good_codes
+
+# Values that are kept of a source, and the stretches that they come from.
+KEPT, STRETCHES = 3_000_000, 8
+_HEAD = 5_000  # rows that the columns' meaning is told from
+MEMORY_LIMIT = "1GB"
+
+
+@dataclass(frozen=True)
+class TagSample:
+    """What a log holds of one tag: K samples that are kept, in order of time, and figures of all of them.
+
+    Attributes:
+        time_ns, value: (K,) UTC; NaN where a sample is not good or no number.
+        samples, good: all there are, and how many of them are good numbers.
+        low, high: smallest and largest good number of all; NaN without any.
+        unit: as the log states it.
+        compared: whether ingest compares that unit with the plant file's.
+    """
+
+    time_ns: npt.NDArray[np.int64]
+    value: npt.NDArray[np.float64]
+    samples: int
+    good: int
+    low: float
+    high: float
+    unit: str | None = None
+    compared: bool = False
+
+
+@dataclass(frozen=True)
+class LogSample:
+    """One source.
+
+    Attributes:
+        name: of the file.
+        form: long or wide.
+        tags: name in the log -> samples.
+        naive: whether its time stamps have no zone.
+        columns: what only the plant file can name: field of `log.columns` -> column.
+        reasons: how these were told.
+        backward: whether some stamp lies before the tag's last one in the file.
+        whole: whether all samples were kept.
+    """
+
+    name: str
+    form: Literal["long", "wide"]
+    tags: dict[str, TagSample]
+    naive: bool
+    columns: dict[str, str]
+    reasons: dict[str, str]
+    backward: bool
+    whole: bool
+
+
+def sample_of(source: Path) -> LogSample:
+    """Reads a sample of a CSV, Parquet or Arrow file.
+
+    Raises:
+        DataError: the log is missing, empty, or of no kind that is known; it has no time stamps or no numbers.
+    """
+    import duckdb
+
+    with log_file.readable(source):
+        connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT})
+        connection.execute("SET enable_progress_bar = false")
+        return _Reader(connection, source).sample()
+
+
+class _Reader:
+    """Reads one source; `_read` is the table of its rows with columns as they are."""
+
+    def __init__(self, connection: Any, path: Path) -> None:
+        self._duck, self.path = connection, path
+        if log_file.is_csv(path):
+            names, self._delimiter = log_file.header_of(path)
+            fields = ", ".join(f"{_text(_named(name, i))}: 'VARCHAR'" for i, name in enumerate(names))
+            self._read = (
+                f"read_csv({_text(log_file.literal(path))}, header = true, auto_detect = false, quote = '\"', "
+                f"escape = '\"', delim = {_text(self._delimiter)}, columns = {{{fields}}}, ignore_errors = true)"
+            )
+        else:
+            self._delimiter, self._read = "", f"read_parquet({_text(log_file.literal(path))})"
+        described = self._all(f"DESCRIBE SELECT * FROM {self._read}")
+        self._types = {str(name): str(kind) for name, kind, *_ in described}
+
+    def sample(self) -> LogSample:
+        head = self._head()
+        if not any(head.values()):
+            raise DataError("the log is empty", where=str(self.path), cure="Export it again: it has a header only.")
+        meaning = meaning_of(list(self._types), head, str(self.path))
+        stamps = stamps_of(self._types[meaning.timestamp], _quoted(meaning.timestamp), head[meaning.timestamp])
+        if stamps is None:
+            example = next(iter(head[meaning.timestamp]), "")
+            raise DataError(
+                f"the time stamp '{example}' cannot be read",
+                where=str(self.path),
+                cure="Write ISO 8601 such as 2024-05-01T10:00:00Z, or seconds, ms, us or ns since 1970.",
+            )
+        time = f"CAST({stamps.utc_ns} AS BIGINT)"
+        good = self._good(meaning)
+        rows, first, last = self._all(f"SELECT count(t), min(t), max(t) FROM (SELECT {time} AS t FROM {self._read})")[0]
+        if not rows:
+            raise DataError("no time stamp can be read", where=str(self.path), cure="Check its first lines.")
+        where, whole = _stretches(rows * max(1, len(meaning.tags)), int(first), int(last))
+        read = f"(SELECT *, {time} AS utc_ns, {good} AS is_good FROM {self._read})"
+        take = self._long if meaning.form == "long" else self._wide
+        return LogSample(
+            name=self.path.name,
+            form=meaning.form,
+            tags=take(meaning, head, read, where),
+            naive=stamps.naive,
+            columns=meaning.unusual,
+            reasons=dict(meaning.reasons),
+            backward=self._backward,
+            whole=whole,
+        )
+
+    def _head(self) -> dict[str, list[str]]:
+        """Cells of the first rows as text, without the empty ones."""
+        listed = ", ".join(f"CAST({_quoted(name)} AS VARCHAR)" for name in self._types)
+        rows = self._all(f"SELECT {listed} FROM {self._read} LIMIT {_HEAD}")
+        return {name: [row[i] for row in rows if row[i]] for i, name in enumerate(self._types)}
+
+    def _good(self, meaning: Meaning) -> str:
+        if meaning.quality is None:
+            return "true"
+        quality = f"CAST({_quoted(meaning.quality)} AS VARCHAR)"
+        codes = [row[0] for row in self._all(f"SELECT DISTINCT {quality} FROM {self._read}")]
+        listed = ", ".join(_text(code) for code in sorted(good_codes(codes, str(self.path))[0]))
+        return f"coalesce({quality} IN ({listed}), false)" if listed else "false"
+
+    def _long(self, meaning: Meaning, head: dict[str, list[str]], read: str, where: str) -> dict[str, TagSample]:
+        assert meaning.tag is not None
+        assert meaning.value is not None
+        tag = f"trim(CAST({_quoted(meaning.tag)} AS VARCHAR))"
+        value = self._number(meaning.value, head)
+        unit = f"trim(CAST({_quoted(meaning.unit)} AS VARCHAR))" if meaning.unit else "NULL"
+        table = f"(SELECT {tag} AS tag, utc_ns, {_finite(value)} AS value, {unit} AS unit FROM {read})"
+        figures = self._all(
+            f"SELECT tag, count(*), count(value), min(value), max(value), mode(unit) FROM {table} "
+            "WHERE tag <> '' GROUP BY 1 ORDER BY min(utc_ns), 1"
+        )
+        kept = self._duck.execute(f"SELECT tag, utc_ns, value FROM {table} WHERE {where} AND utc_ns IS NOT NULL")
+        got = kept.fetchnumpy()
+        names, number = np.unique(np.asarray(got["tag"], dtype=str), return_inverse=True)
+        time_ns, values = _filled(got["utc_ns"]).astype(np.int64), _filled(got["value"])
+        # In order of time tag by tag; of one stamp as the log has them.
+        by_tag = np.argsort(number, kind="stable")
+        self._backward = bool(((np.diff(time_ns[by_tag]) < 0) & (np.diff(number[by_tag]) == 0)).any())
+        order = np.lexsort((time_ns, number))
+        ends = np.cumsum(np.bincount(number, minlength=len(names)))
+        parts = {str(name): rows for name, rows in zip(names, np.split(order, ends[:-1]), strict=True)}
+        empty = np.empty(0, dtype=np.int64)
+        tags = {}
+        for name, count, numbers, low, high, stated in figures:
+            rows = parts.get(name, empty)
+            tags[name] = TagSample(
+                time_ns[rows], values[rows], count, numbers, _float(low), _float(high), stated, compared=True
+            )
+        return tags
+
+    def _wide(self, meaning: Meaning, head: dict[str, list[str]], read: str, where: str) -> dict[str, TagSample]:
+        values = [_finite(self._number(name, head)) for name in meaning.tags]
+        named = ", ".join(f"{value} AS v{i}" for i, value in enumerate(values))
+        table = f"(SELECT utc_ns, {named} FROM {read})"
+        figures = self._all(
+            "SELECT count(*), " + ", ".join(f"count(v{i}), min(v{i}), max(v{i})" for i in range(len(values)))
+            + f" FROM {table}"
+        )[0]  # fmt: skip
+        columns = ", ".join(f"v{i}" for i in range(len(values)))
+        query = f"SELECT utc_ns, {columns} FROM {table} WHERE {where} AND utc_ns IS NOT NULL"
+        got = self._duck.execute(query).fetchnumpy()
+        time_ns = _filled(got["utc_ns"]).astype(np.int64)
+        self._backward = bool((np.diff(time_ns) < 0).any())
+        order = np.argsort(time_ns, kind="stable")
+        tags = {}
+        for i, name in enumerate(meaning.tags):
+            good, low, high = figures[1 + 3 * i : 4 + 3 * i]
+            short, unit, taken = split_unit(name)
+            value = _filled(got[f"v{i}"])[order]
+            sample = TagSample(time_ns[order], value, figures[0], good, _float(low), _float(high), unit, taken)
+            tags[short if taken else name] = sample
+        return tags
+
+    def _number(self, name: str, head: dict[str, list[str]]) -> str:
+        """The expression for a column's number: NULL where it holds something else."""
+        field = _quoted(name)
+        if self._types[name] != "VARCHAR":
+            return f"TRY_CAST({field} AS DOUBLE)"
+        with_comma = [cell for cell in head[name] if "," in cell]
+        # A decimal comma cannot stand in a file whose columns a comma parts, unless in quotes.
+        if with_comma and self._delimiter != "," and share(with_comma, lambda text: text.count(",") == 1) >= MOST:
+            return f"TRY_CAST(replace(trim({field}), ',', '.') AS DOUBLE)"
+        return f"TRY_CAST(trim({field}) AS DOUBLE)"
+
+    def _all(self, query: str) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self._duck.execute(query).fetchall()
+        return found
+
+
+def read_sources(sources: Sequence[Path]) -> list[LogSample]:
+    """Samples of all sources, in the order in which they are named."""
+    if not sources:
+        raise DataError("no log was named", cure="Name one or more CSV or Parquet files.")
+    return [sample_of(Path(source)) for source in sources]
+
+
+def merged(logs: Sequence[LogSample]) -> dict[str, TagSample]:
+    """The tags of all sources; what several sources hold of one tag is put together in order of time."""
+    tags: dict[str, TagSample] = {}
+    for log in logs:
+        for name, tag in log.tags.items():
+            tags[name] = _joined(tags[name], tag) if name in tags else tag
+    return tags
+
+
+def _joined(one: TagSample, other: TagSample) -> TagSample:
+    time_ns = np.concatenate([one.time_ns, other.time_ns])
+    order = np.argsort(time_ns, kind="stable")
+    return TagSample(
+        time_ns[order],
+        np.concatenate([one.value, other.value])[order],
+        one.samples + other.samples,
+        one.good + other.good,
+        float(np.fmin(one.low, other.low)),
+        float(np.fmax(one.high, other.high)),
+        one.unit or other.unit,
+        one.compared or other.compared,
+    )
+
+
+def _stretches(values: int, first: int, last: int) -> tuple[str, bool]:
+    """The condition that keeps a few stretches of a log of so many values, and whether it keeps all."""
+    if values <= KEPT or last <= first:
+        return "true", True
+    span = (last - first) / STRETCHES
+    length = span * KEPT / values
+    starts = [first + i * span for i in range(STRETCHES)]
+    return "(" + " OR ".join(f"utc_ns BETWEEN {a:.0f} AND {a + length:.0f}" for a in starts) + ")", False
+
+
+def _finite(value: str) -> str:
+    return f"CASE WHEN is_good AND isfinite({value}) THEN {value} END"
+
+
+def _filled(column: Any) -> npt.NDArray[np.float64]:
+    """DuckDB's column with NaN where it has NULL (a time stamp has none)."""
+    if np.ma.isMaskedArray(column):
+        return np.asarray(np.ma.filled(column, np.nan if column.dtype.kind == "f" else 0))
+    return np.asarray(column)
+
+
+def _float(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _named(name: str, i: int) -> str:
+    return name.strip() or f"column_{i + 1}"
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _text(value: str) -> str:
+    doubled = value.replace("'", "''")
+    return f"'{doubled}'"
