@@ -186,7 +186,9 @@ def _answers(
     share = _share(weights, inverse, left, normal)
     # Shifted out of the fit, the sum over the first k commands is the answer of the change to a step k periods ago.
     summed = np.cumsum(weights, axis=0)  # (L, q)
-    sum_error = _error(np.diag(np.cumsum(np.cumsum(inverse, axis=0), axis=1)), left, normal, [np.cumsum(s, 0) for s in spread])
+    sum_error = _error(
+        np.diag(np.cumsum(np.cumsum(inverse, axis=0), axis=1)), left, normal, [np.cumsum(s, 0) for s in spread]
+    )
     error = _error(np.diag(inverse), left, normal, spread)
     bound = t_quantile(1 - LEVEL / 2 / depth, len(spread) - 1)
     answers: list[tuple[bool, int | None, int | None, bool | None, float]] = []

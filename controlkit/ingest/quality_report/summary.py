@@ -1,0 +1,257 @@
+"""Puts the report together from what the parts of an ingest found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from controlkit.align import NS
+from controlkit.dataset import TransitionDataset
+from controlkit.ingest.analysis import analyse
+from controlkit.ingest.episodes import Rules
+from controlkit.ingest.quality_report.advice import advise, headline, verdict
+from controlkit.ingest.quality_report.record import (
+    EpisodeSpan,
+    FlaggedStretch,
+    Histogram,
+    Numbers,
+    QualityReport,
+    QuarantineExample,
+    SampleCounts,
+    SourceQuality,
+    TagQuality,
+    TimeLine,
+    Trend,
+)
+from controlkit.ingest.quarantine import Quarantine
+from controlkit.ingest.statistics import LogStatistics
+from controlkit.ingest.timestamps import iso
+from controlkit.spec import PlantSpec
+
+LISTED_GAPS = 20
+LISTED_SPANS = 400
+LISTED_EXAMPLES = 50
+LONGEST_TEXT = 120
+
+
+class Source(Protocol):
+    """What the report says of a source; see `SourceQuality`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def location(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def form(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def ignored(self) -> int: ...
+    @property
+    def first_ns(self) -> int: ...
+    @property
+    def last_ns(self) -> int: ...
+    @property
+    def unknown_codes(self) -> tuple[str, ...]: ...
+
+
+class Stretch(Protocol):
+    """A flagged stretch; see `FlaggedStretch`."""
+
+    @property
+    def reason(self) -> str: ...
+    @property
+    def from_ns(self) -> int: ...
+    @property
+    def to_ns(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+
+
+class Assessed(Protocol):
+    """What was found about the samples of a tag: counts, figures of the used ones, flags, warnings."""
+
+    @property
+    def account(self) -> object: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+    @property
+    def mean(self) -> float | None: ...
+    @property
+    def std(self) -> float | None: ...
+    @property
+    def flags(self) -> Sequence[Stretch]: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+
+class Compared(Protocol):
+    """A feedback against its command: stretches in which it lies apart, and sentences."""
+
+    @property
+    def feedback(self) -> str: ...
+    @property
+    def flags(self) -> Sequence[Stretch]: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+
+def summarise(
+    spec: PlantSpec,
+    sources: Sequence[Source],
+    assessments: Mapping[str, Assessed],
+    rules: Rules,
+    statistics: LogStatistics,
+    dataset: TransitionDataset,
+    quarantine: Quarantine,
+    examples: Sequence[tuple[str, str, str, str]],
+    *,
+    feedback: Sequence[Compared] = (),
+    warnings: Sequence[str] = (),
+) -> QualityReport:
+    """The report on an ingest.
+
+    Args:
+        spec: the plant.
+        sources: the files, in order of time.
+        assessments: every tag's samples, by its name in the plant file.
+        rules: what each rule removed.
+        statistics: of all rows of the log.
+        dataset: made of the kept ones.
+        quarantine: what could not be used.
+        examples: of it: place (file and line), tag, text, reason.
+        feedback: how measured valve positions follow their commands.
+        warnings: further sentences about the log as a whole.
+    """
+    tags = {name: _tag(spec, name, found, statistics) for name, found in assessments.items()}
+    for one in feedback:
+        tags[one.feedback] = replace(tags[one.feedback], flags=tags[one.feedback].flags + _flags(one.flags))
+    described = tuple(_source(source) for source in sources)
+    analysis = analyse(dataset)
+    starts = np.flatnonzero(np.append(True, dataset.episode[1:] != dataset.episode[:-1]))
+    lengths = np.diff(np.append(starts, len(dataset)))
+    transitions = len(dataset.transitions)
+    told = [text for found in (*assessments.values(), *feedback) for text in found.warnings]
+    advice = advise(spec, transitions, rules, described, tags, [*told, *warnings], analysis)
+    gaps = sorted(rules.gaps, key=lambda gap: gap.from_ns - gap.to_ns)[:LISTED_GAPS]
+    first = min(source.first_ns for source in sources)
+    last = max(source.last_ns for source in sources)
+    accounted = sum(tag.counts.samples - tag.counts.quarantined for tag in tags.values())
+    return QualityReport(
+        plant=spec.name,
+        description=spec.description,
+        period_s=spec.period_s,
+        first=iso(first),
+        last=iso(last),
+        span_s=(last - first) / NS,
+        rows=rules.rows,
+        rows_kept=rules.rows_kept,
+        episodes=len(starts),
+        steps=len(dataset) - len(starts),
+        transitions=transitions,
+        verdict=verdict(advice),
+        headline=headline(spec, transitions, len(starts), rules.rows_kept * spec.period_s, advice),
+        advice=advice,
+        samples=accounted + len(quarantine) + sum(source.ignored for source in sources),
+        sources=described,
+        tags=tags,
+        rows_removed=dict(rules.rows_removed),
+        cuts=dict(rules.cuts),
+        unusable_rows=dict(rules.unusable),
+        gaps=tuple((iso(gap.from_ns), iso(gap.to_ns), (gap.to_ns - gap.from_ns) / NS) for gap in gaps),
+        gap_count=len(rules.gaps),
+        gap_s=sum(gap.to_ns - gap.from_ns for gap in rules.gaps) / NS,
+        episode_rows=(int(lengths.min()), int(np.median(lengths)), int(lengths.max())),
+        spans=_spans(dataset, starts, lengths, spec.period_s),
+        time_line=_time_line(spec, statistics),
+        analysis=analysis,
+        quarantine=quarantine.counts(),
+        examples=tuple(
+            QuarantineExample(place, tag, _short(text), reason)
+            for place, tag, text, reason in examples[:LISTED_EXAMPLES]
+        ),
+    )
+
+
+def _source(source: Source) -> SourceQuality:
+    return SourceQuality(
+        source.name, source.location, source.sha256, source.form, source.rows, source.samples, source.ignored,
+        iso(source.first_ns), iso(source.last_ns), tuple(source.unknown_codes),
+    )  # fmt: skip
+
+
+def _tag(spec: PlantSpec, name: str, found: Assessed, statistics: LogStatistics) -> TagQuality:
+    counts = SampleCounts(**{field.name: int(getattr(found.account, field.name)) for field in fields(SampleCounts)})
+    drawn = name in (*spec.frame_tags, *spec.action_tags)
+    figures = statistics.figures(name) if drawn else None
+    return TagQuality(
+        role=spec.tags[name].role,
+        unit=spec.tags[name].unit,
+        counts=counts,
+        low=found.low,
+        mean=found.mean,
+        high=found.high,
+        std=found.std,
+        held_share=figures.held_share if figures else None,
+        changed_share=figures.changed_share if figures else None,
+        histogram=_histogram(statistics, name) if drawn else None,
+        trend=_trend(statistics, name) if drawn else None,
+        flags=_flags(found.flags),
+    )
+
+
+def _flags(flags: Sequence[Stretch]) -> tuple[FlaggedStretch, ...]:
+    return tuple(FlaggedStretch(f.reason, int(f.from_ns), int(f.to_ns), int(f.samples)) for f in flags)
+
+
+def _histogram(statistics: LogStatistics, tag: str) -> Histogram:
+    edges, rows = statistics.histogram(tag)
+    return Histogram(tuple(_rounded(edge) for edge in edges.tolist()), tuple(rows.tolist()))
+
+
+def _trend(statistics: LogStatistics, tag: str) -> Trend:
+    strip = statistics.strip(tag)
+    return Trend(_numbers(strip.low), _numbers(strip.mean), _numbers(strip.high), _numbers(strip.usable))
+
+
+def _time_line(spec: PlantSpec, statistics: LogStatistics) -> TimeLine:
+    rows, kept = statistics.rows()
+    full = statistics.width_ns / round(spec.period_s * NS)
+    start = int(statistics.start_ns[0])
+    return TimeLine(start, statistics.width_ns, full, tuple(rows.tolist()), tuple(kept.tolist()))
+
+
+def _spans(
+    dataset: TransitionDataset, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], period_s: float
+) -> tuple[EpisodeSpan, ...]:
+    """The episodes, or where there are very many of them, runs of as many that follow each other."""
+    at_a_time = -(-len(starts) // LISTED_SPANS)
+    spans = []
+    for i in range(0, len(starts), at_a_time):
+        first, rows = int(starts[i]), int(lengths[i : i + at_a_time].sum())
+        end = int(dataset.time_ns[first + rows - 1])
+        spans.append(EpisodeSpan(int(dataset.time_ns[first]), end, rows, len(starts[i : i + at_a_time])))
+    return tuple(spans)
+
+
+def _numbers(values: npt.NDArray[np.float64]) -> Numbers:
+    return tuple(_rounded(value) if np.isfinite(value) else None for value in values.tolist())
+
+
+def _rounded(value: float) -> float:
+    """Five digits: more than a plot shows, and half the size of the file."""
+    return float(f"{value:.5g}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "\u2026"
