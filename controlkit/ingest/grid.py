@@ -16,6 +16,7 @@ from controlkit.ingest.cutting import EpisodeCutter, Episodes
 from controlkit.ingest.gaps import find_gaps
 from controlkit.ingest.rows import Rows
 from controlkit.ingest.stage import Stage
+from controlkit.ingest.statistics import LogStatistics
 from controlkit.progress import Progress
 from controlkit.spec import PlantSpec
 
@@ -49,11 +50,26 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written: usable transitions, and a part of the data set to look at in detail."""
+class Kept:
+    """What is kept of a log.
+
+    Attributes:
+        transitions: steps with a full window of history.
+        rows: (E,) rows of each episode.
+        first_ns, last_ns: (E,) stamps of its first and last row.
+        sample: a part of the data set, or all of a short one, to look at in detail; its episodes may be cut.
+    """
 
     transitions: int
+    rows: Int64
+    first_ns: Int64
+    last_ns: Int64
     sample: TransitionDataset
+
+    @classmethod
+    def whole(cls, data: TransitionDataset) -> Kept:
+        """All of a data set that is in memory."""
+        return cls(len(data.transitions), *_episodes(data.episode, data.time_ns), data)
 
 
 def align(spec: PlantSpec, usable: Stage, scratch: Path, progress: Progress) -> Grid:
@@ -71,11 +87,16 @@ def align(spec: PlantSpec, usable: Stage, scratch: Path, progress: Progress) -> 
     return Grid(rows, np.concatenate([np.empty(0, np.int64), *times]), cutter.finish(gaps), stretches)
 
 
-def write(spec: PlantSpec, grid: Grid, folder: Path, sources: Mapping[str, str]) -> Written:
-    """Writes the kept rows as a data set into a folder that is being written."""
+def write(
+    spec: PlantSpec, grid: Grid, folder: Path, sources: Mapping[str, str], statistics: LogStatistics, progress: Progress
+) -> Kept:
+    """Writes the kept rows as a data set into a folder that is being written; the statistics are told of all rows."""
+    progress.start("write", len(grid.rows))
     writer, chosen = DatasetWriter(spec, folder), _Sample(spec, grid)
     for block, number in grid.blocks():
         kept = number >= 0
+        statistics.add(block, kept)
+        progress.advance(len(number))
         if not kept.any():
             continue
         rows = {
@@ -90,7 +111,16 @@ def write(spec: PlantSpec, grid: Grid, folder: Path, sources: Mapping[str, str])
         writer.append(**rows)
         chosen.add(rows)
     writer.close(sources)
-    return Written(writer.transitions, chosen.dataset(sources))
+    kept = grid.episodes.number >= 0
+    episodes = _episodes(grid.episodes.number[kept], grid.time_ns[kept])
+    return Kept(writer.transitions, *episodes, chosen.dataset(sources))
+
+
+def _episodes(number: Int64, time_ns: Int64) -> tuple[Int64, Int64, Int64]:
+    """Rows, first and last stamp of each episode: (E,) three times."""
+    begins = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
+    ends = np.append(begins[1:], len(number))
+    return ends - begins, time_ns[begins], time_ns[ends - 1]
 
 
 class _Sample:
