@@ -75,8 +75,9 @@ def assess_feedback(spec: PlantSpec, feedback: str, usable: Stage, *, size: int 
     warnings: tuple[str, ...] = ()
     if share > _WORTH_SAYING:
         warnings = (
-            f"{feedback}: {100 * share:.1f} % of its samples lie further than {tag.tolerance:g} {tag.unit} from its command "
-            f"'{tag.of}' for longer than {settle_s:g} s: a valve that sticks, a local override, or a slow actuator",
+            f"{feedback}: {100 * share:.1f} % of its samples lie further than {tag.tolerance:g} {tag.unit} from the "
+            f"command '{tag.of}' for longer than {settle_s:g} s: a valve that sticks, a local override, or a slow "
+            "actuator",
         )
     return FeedbackAssessment(feedback, tag.of, compared, share, flags.result(), warnings)
 
@@ -97,11 +98,10 @@ def accepted_share(
     end = np.array([(last_ns, np.nan)], dtype=USABLE)
     for block in chain(usable.blocks(mode, size), [end]):
         samples = np.concatenate([held, block])
-        times = np.clip(samples["time_ns"], first_ns, last_ns)
-        # An age counts from the sample itself, not from where the log begins.
-        ends = np.minimum(times[1:], np.minimum(samples["time_ns"][:-1] + oldest, float(last_ns)))
-        inside = np.isin(samples["value"][:-1], spec.tags[mode].accept)
-        accepted += float(np.maximum(ends - times[:-1], 0)[inside].sum())
+        since = samples["time_ns"] - first_ns
+        until = np.minimum(since[1:], since[:-1] + oldest)  # an age counts from the sample, not from the first_ns
+        seen = np.clip(until, 0, last_ns - first_ns) - np.clip(since[:-1], 0, last_ns - first_ns)
+        accepted += float(np.maximum(seen, 0)[np.isin(samples["value"][:-1], spec.tags[mode].accept)].sum())
         held = samples[-1:]
     return accepted / (last_ns - first_ns)
 

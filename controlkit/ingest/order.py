@@ -68,11 +68,9 @@ def _runs(stage: Stage, tag: str, size: int) -> list[_Run]:
         for i in np.flatnonzero(np.diff(source, prepend=np.int16(before))):
             begins.append((int(source[i]), at + int(i), int(block["time_ns"][i])))
         at, before = at + len(block), int(source[-1])
-    stops = [start for _, start, _ in begins[1:]] + [at]
-    found = [
-        (source, _Run(stage, start, stop, first)) for (source, start, first), stop in zip(begins, stops, strict=True)
-    ]
-    return [run for _, run in sorted(found, key=lambda entry: entry[0])]
+    edges = [start for _, start, _ in begins] + [at]
+    runs = [(source, _Run(stage, start, edges[i + 1], first)) for i, (source, start, first) in enumerate(begins)]
+    return [run for _, run in sorted(runs, key=lambda entry: entry[0])]
 
 
 def _sorted(run: _Run, tag: str, into: Stage, size: int) -> Iterator[_Run]:

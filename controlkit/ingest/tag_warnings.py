@@ -114,8 +114,8 @@ def log_warnings(spec: PlantSpec, assessments: Mapping[str, TagAssessment]) -> t
     begun = [tag for tag, (first, _) in spans.items() if first - begin > margin]
     renamed = _renamed(spec, assessments, spans, ended, begun, max(spec.max_gap_s * NS, 0.1 * margin))
     found = [
-        f"{old}, {new}: {old} ends at {iso(spans[old][1])} and {new} begins at {iso(spans[new][0])}; if this is one tag "
-        "that was renamed, give both parts one name in the log"
+        f"{old}, {new}: {old} ends at {iso(spans[old][1])} and {new} begins at {iso(spans[new][0])}; if this is one "
+        "tag that was renamed, give both parts one name in the log"
         for old, new in renamed.items()
     ]
     for tag, (_, last) in spans.items():

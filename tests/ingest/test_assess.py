@@ -1,0 +1,456 @@
+"""The assessment of a tag against a slow loop and known answers, in blocks of any size."""
+
+from __future__ import annotations
+
+import math
+import time
+import tracemalloc
+from dataclasses import astuple, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from controlkit.errors import DataError
+from controlkit.ingest import figures
+from controlkit.ingest.assess import Account, TagAssessment, assess
+from controlkit.ingest.flags import Flagged, Flags
+from controlkit.ingest.sample_rules import BACKWARD, CONTRADICTION, NO_MEASUREMENT, OUTSIDE_LIMITS
+from controlkit.ingest.stage import SAMPLE, USABLE, Code, Stage
+from controlkit.log_rules import LogRules
+from tests.ingest.staged import NS, START, Log, StagedFile, pairs, staged
+
+GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY = Code
+
+
+def assessed(spec, tag, folder, *files, size=1 << 19, **options):
+    """The assessment, its usable samples, and what is in quarantine: (source, row, text, reason)."""
+    log = staged(folder, tag, *files)
+    usable = Stage(folder / "usable", (tag,), USABLE)
+    found = assess(spec, tag, log, usable, size=size, **options)
+    entries = [(entry.source, entry.row, entry.text, entry.reason) for entry in log.quarantine.listed]
+    assert sum(astuple(found.account)) == 2 * found.account.samples == 2 * sum(len(list(file)) for file in files)
+    assert found.account.quarantined == len(log.quarantine)
+    return found, pairs(usable, tag), entries
+
+
+# The slow version ----------------------------------------------------------------------------------------------------
+
+
+def obvious(spec, tag, files):
+    """The rules one sample at a time: the account, the usable samples, rows in quarantine by reason."""
+    rules, rule = spec.log, spec.tags[tag]
+    worth = {GOOD: 0, UNCERTAIN: 2 - (rules.uncertain == "use"), SUBSTITUTED: 2 - (rules.substituted == "use"), BAD: 2}
+    count = dict.fromkeys((field.name for field in fields(Account)), 0)
+    quarantined, lines = [], []
+    for source, samples in enumerate(files):
+        mine = [(second, value, code, source, row) for row, (second, value, code) in enumerate(samples)]
+        if rules.on_backward == "sort":
+            lines += sorted(mine, key=lambda sample: sample[0])
+            continue
+        highest = -math.inf
+        for sample in mine:
+            if sample[0] < highest:
+                quarantined.append((sample[3], sample[4], BACKWARD))
+            else:
+                lines.append(sample)
+                highest = sample[0]
+    count["samples"] = sum(len(samples) for samples in files)
+    stamps: dict[float, list[tuple]] = {}
+    for sample in sorted(lines, key=lambda sample: sample[0]):
+        if sample[2] == EMPTY:
+            count["empty"] += 1
+        elif worth[sample[2]] < 2 and not math.isfinite(sample[1]):
+            quarantined.append((*sample[3:], NO_MEASUREMENT))
+        else:
+            stamps.setdefault(sample[0], []).append(sample)
+    usable = []
+    run = None
+    for second, group in stamps.items():
+        group.sort(key=lambda sample: worth[sample[2]])
+        chosen = group[0]
+        equals = [sample for sample in group if worth[sample[2]] == worth[chosen[2]] < 2]
+        against = [sample for sample in equals if sample[1] != chosen[1]]
+        count["merged"] += len(group) - 1
+        how = rules.on_duplicate
+        if how == "reject" or (how == "mean" and rule.role == "mode"):
+            quarantined += [(*sample[3:], CONTRADICTION) for sample in against]
+            count["merged"] -= len(against)
+        elif how == "last" and equals:
+            chosen = equals[-1]
+        elif how == "mean" and against:
+            chosen = (second, sum(sample[1] for sample in equals) / len(equals), *chosen[2:])
+        value, code = chosen[1:3]
+        low, high = spec.limits(tag) if rule.role == "action" else rule.range
+        if worth[code] == 2:
+            count[{UNCERTAIN: "uncertain", SUBSTITUTED: "substituted", BAD: "bad_quality"}[code]] += 1
+        elif rule.role == "action" and not low - 1e-6 * (high - low) <= value <= high + 1e-6 * (high - low):
+            quarantined.append((*chosen[3:], OUTSIDE_LIMITS))
+            continue
+        elif rule.role == "action":
+            count["used"] += 1
+            usable.append((second, min(max(value, low), high)))
+            continue
+        elif not low <= value <= high:
+            count["out_of_range"] += 1
+        else:
+            if run is None or abs(value - run[1]) > (rule.frozen.within if rule.frozen else 0):
+                run = (second, value)
+            if rule.frozen and second - run[0] > rule.frozen.after_s:
+                count["frozen"] += 1
+            else:
+                count["used"] += 1
+                usable.append((second, value))
+                continue
+        if rule.role == "mode":
+            usable.append((second, math.nan))
+    count["quarantined"] = len(quarantined)
+    return Account(**count), usable, sorted(quarantined)
+
+
+samples = st.tuples(
+    st.integers(0, 25).map(lambda quarter: quarter / 4),
+    st.sampled_from([-40.0, -1.0, 0.0, 0.0, 0.25, 3.0, 10.0, 10.000001, 12.5, math.nan]),
+    st.sampled_from([GOOD, GOOD, GOOD, GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY]),
+)
+rising = st.lists(samples, max_size=25).map(lambda found: sorted(found, key=lambda sample: sample[0]))
+logs = st.lists(st.one_of(rising, rising, st.lists(samples, max_size=25)), min_size=1, max_size=4)
+rules = st.builds(
+    LogRules,
+    on_backward=st.sampled_from(["reject", "sort"]),
+    on_duplicate=st.sampled_from(["reject", "first", "last", "mean"]),
+    uncertain=st.sampled_from(["use", "leave_out"]),
+    substituted=st.sampled_from(["use", "leave_out"]),
+    max_quarantined=st.just(1.0),
+)
+SUITE: dict[str, dict] = {
+    "temperature": {"range": [-30, 11], "frozen": {"after_s": 1.5, "within": 0.25}, "spike_z": 2},
+    "auto": {"role": "mode", "unit": "1", "range": [0, 11], "accept": [3]},
+    "position": {"role": "feedback", "unit": "kW", "range": [-0.5, 12], "of": "power"},
+}
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(logs, rules, st.sampled_from(["temperature", "door", "power", "auto", "position"]), st.integers(1, 8))
+def test_every_block_size_gives_what_the_slow_version_gives(make_spec, files, how, tag, size):
+    spec = make_spec(SUITE).model_copy(update={"log": how})
+    account, usable, quarantined = obvious(spec, tag, files)
+    results = []
+    with TemporaryDirectory() as folder:
+        for number, block in enumerate((size, 1000)):
+            place = Path(folder, str(number))
+            if not account.used and tag != "position":
+                with pytest.raises(DataError, match="has no good sample"):
+                    assessed(spec, tag, place, *files, size=block, max_bad_share=1)
+                return
+            if tag in ("temperature", "power") and len({value for _, value in usable}) == 1:
+                with pytest.raises(DataError, match="never changes"):
+                    assessed(spec, tag, place, *files, size=block, max_bad_share=1)
+                return
+            found, written, entries = assessed(spec, tag, place, *files, size=block, max_bad_share=1)
+            assert found.account == account
+            assert [(source, row, reason) for source, row, _, reason in entries] == quarantined
+            np.testing.assert_array_equal(np.array(written).reshape(-1, 2), np.array(usable).reshape(-1, 2))
+            results.append(found)
+    small, whole = results
+    assert same(small) == same(whole)
+    assert_figures(whole, [value for _, value in usable if value == value])
+
+
+def same(found: TagAssessment) -> tuple:
+    """The assessment without what floating-point sums round otherwise in other blocks."""
+    return astuple(replace(found, mean=None, std=None))
+
+
+def assert_figures(found: TagAssessment, values: list[float]) -> None:
+    if not values:
+        assert (found.low, found.high, found.mean, found.std, found.first_ns) == (None,) * 5
+        return
+    expected = (min(values), max(values), np.mean(values), np.std(values))
+    assert (found.low, found.high, found.mean, found.std) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+# Order and duplicates ------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_set_back_goes_to_quarantine_until_it_catches_up(spec, tmp_path):
+    seconds = [0, 1, 2, 3, 4, 2.5, 3.5, 4.5, 5.5]
+    found, usable, entries = assessed(spec, "temperature", tmp_path, [(s, i) for i, s in enumerate(seconds)])
+    assert [second for second, _ in usable] == [0, 1, 2, 3, 4, 4.5, 5.5]
+    assert entries == [
+        (0, 5, "2024-01-01T00:00:02.5Z", BACKWARD),
+        (0, 6, "2024-01-01T00:00:03.5Z", BACKWARD),
+    ]
+    assert "temperature: 2 samples contradict the log or the plant file and are in quarantine" in found.warnings
+
+
+def test_a_file_in_any_order_is_sorted_where_the_plant_file_says_so(make_spec, tmp_path):
+    spec = make_spec(log={"on_backward": "sort"})
+    order = np.random.default_rng(0).permutation(1000)
+    _, usable, entries = assessed(spec, "temperature", tmp_path, [(s, s % 7) for s in order.tolist()], size=64)
+    assert usable == [(s, s % 7) for s in range(1000)]
+    assert not entries
+    assert not [path for path in (tmp_path / "staged" / "sorted").iterdir() if path.stat().st_size]
+
+
+def test_a_jump_of_the_clock_forward_is_only_a_gap(spec, tmp_path):
+    found, usable, entries = assessed(spec, "temperature", tmp_path, [(s, s % 7) for s in (0, 1, 2, 3602, 3603)])
+    assert (len(usable), entries, found.warnings) == (5, [], ())
+
+
+def test_many_overlapping_files_come_out_as_one(spec, tmp_path):
+    rng = np.random.default_rng(1)
+    seconds = np.sort(rng.integers(0, 3000, 2000))
+    file = rng.integers(0, 40, 2000)
+    files = [[(int(s), s % 5) for s in seconds[file == i]] for i in range(40)]
+    found, usable, entries = assessed(spec, "temperature", tmp_path, *files, size=100)
+    assert usable == [(s, s % 5) for s in np.unique(seconds).tolist()]
+    assert found.account.merged == 2000 - len(usable)
+    assert not entries
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "merged", "quarantined"),
+    [("reject", 1.0, 1, [2, 3]), ("first", 1.0, 3, []), ("last", 6.0, 3, []), ("mean", 3.0, 3, [])],
+)
+def test_several_values_of_one_stamp_by_rule(rule, value, merged, quarantined, make_spec, tmp_path):
+    spec = make_spec(log={"on_duplicate": rule, "max_quarantined": 1})
+    file = [(0, 0), (1, 1), (1, 2), (1, 6), (1, 1 if rule != "last" else 6), (2, 5)]
+    file[4] = (1, 7, BAD)
+    found, usable, entries = assessed(spec, "temperature", tmp_path, file)
+    assert usable == [(0, 0), (1, value), (2, 5)]
+    assert found.account.merged == merged
+    assert [row for _, row, _, reason in entries if reason == CONTRADICTION] == quarantined
+
+
+def test_a_good_sample_counts_before_an_uncertain_one_of_its_stamp(make_spec, tmp_path):
+    spec = make_spec(log={"uncertain": "use"})
+    file = [(0, 9, UNCERTAIN), (0, 1), (1, 2, UNCERTAIN), (1, 3, BAD)]
+    found, usable, entries = assessed(spec, "temperature", tmp_path, file)
+    assert (usable, entries) == ([(0, 1), (1, 2)], [])
+    assert (found.account.merged, found.account.uncertain, found.account.used) == (2, 0, 2)
+    assert [flag for flag in found.flags if flag.reason == "uncertain"] == [
+        Flagged("uncertain", START + NS, START + NS, 1)
+    ]
+
+
+# Values --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_outside_its_limits_goes_to_quarantine_and_a_rounding_is_clamped(spec, tmp_path):
+    _, usable, entries = assessed(spec, "power", tmp_path, [(0, 1), (1, 10.000001), (2, 10.5), (3, -1e-9), (4, 2)])
+    assert usable == [(0, 1), (1, 10), (3, 0), (4, 2)]
+    assert entries == [(0, 2, "10.5", OUTSIDE_LIMITS)]
+
+
+def test_no_number_in_a_good_sample_goes_to_quarantine(spec, tmp_path):
+    _, usable, entries = assessed(spec, "temperature", tmp_path, [(0, 1), (1, math.nan), (2, math.inf), (3, 2)])
+    assert usable == [(0, 1), (3, 2)]
+    assert entries == [(0, 1, "nan", NO_MEASUREMENT), (0, 2, "inf", NO_MEASUREMENT)]
+
+
+def test_a_mode_that_is_not_good_is_written_as_unknown(make_spec, tmp_path):
+    spec = make_spec({"auto": {"role": "mode", "unit": "1", "range": [0, 3], "accept": [1]}})
+    file = [(0, 1), (1, 1, BAD), (2, 7), (3, 0), (4, 0, EMPTY), (5, 1, UNCERTAIN)]
+    _, usable, _ = assessed(spec, "auto", tmp_path, file)
+    np.testing.assert_array_equal(usable, [(0, 1), (1, math.nan), (2, math.nan), (3, 0), (5, math.nan)])
+
+
+def test_a_frozen_sensor_is_left_out_and_comes_back(make_spec, tmp_path):
+    spec = make_spec({"temperature": {"frozen": {"after_s": 5}}})
+    values = [1, 2, 3, *[4] * 10, 5, 6]
+    found, usable, _ = assessed(spec, "temperature", tmp_path, list(enumerate(values)), size=3)
+    assert [second for second, _ in usable] == [*range(9), 13, 14]
+    assert found.account.frozen == 4
+    assert found.flags == (Flagged("frozen", START + 9 * NS, START + 12 * NS, 4),)
+    assert found.warnings == (
+        "temperature: 4 samples say the same for longer than 5 s, as a frozen sensor does, and were not used",
+    )
+
+
+def test_a_compressed_tag_that_is_silent_is_not_frozen_and_nothing_of_it_is_missing(make_spec, tmp_path):
+    thin = {"frozen": {"after_s": 60}, "compression": {"deviation": 0.5, "max_interval_s": 600}}
+    spec = make_spec({"temperature": thin})
+    file = [(s, s / 100) for s in range(100) if s < 20 or s % 10 == 0]
+    found, usable, _ = assessed(spec, "temperature", tmp_path, [*file, (3000, 2), (3001, 3)])
+    assert len(usable) == len(file) + 2
+    assert (found.account.frozen, found.warnings) == (0, ())
+
+
+def test_a_spike_is_flagged_and_used(make_spec, tmp_path):
+    spec = make_spec({"temperature": {"spike_z": 6}})
+    values = np.random.default_rng(2).normal(0, 0.1, 5000)
+    values[[100, 3000]] += [20, -20]
+    values[4000:] += 10  # a step stays where it went: no spike
+    found, usable, _ = assessed(spec, "temperature", tmp_path, list(enumerate(values)), size=333)
+    assert len(usable) == found.account.used == 5000
+    assert found.flags == tuple(Flagged("spike", START + s * NS, START + s * NS, 1) for s in (100, 3000))
+    assert found.warnings == ("temperature: 2 samples are spikes; they were used as they are",)
+
+
+def test_spikes_of_a_tag_that_mostly_stands_still(make_spec, tmp_path):
+    spec = make_spec({"temperature": {"spike_z": 6}})
+    values = np.repeat([1.0, 1.1], 500)
+    values[300] = 9
+    found, _, _ = assessed(spec, "temperature", tmp_path, list(enumerate(values)))
+    assert [flag.from_ns for flag in found.flags] == [START + 300 * NS]
+
+
+# What stops, and what is worth a sentence ----------------------------------------------------------------------------
+
+
+def refused(spec, tag, folder, *files, where="log0.csv", parts=()):
+    with pytest.raises(DataError) as caught:
+        assessed(spec, tag, folder, *files)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.where == where
+    assert len(caught.value.cure) > 8
+    for part in parts:
+        assert part in message, (part, message)
+
+
+@pytest.mark.parametrize(("tag", "role"), [("temperature", "state"), ("power", "action")])
+def test_a_state_or_a_valve_that_never_changes(tag, role, spec, tmp_path):
+    refused(
+        spec, tag, tmp_path, [(s, 3) for s in range(20)], parts=[f"{role} '{tag}' never changes", "it is 3 in all 20"]
+    )
+
+
+def test_a_tag_without_a_good_sample_says_what_its_samples_are(spec, tmp_path):
+    file = [(s, 3, BAD) for s in range(20)] + [(20, 0, EMPTY)]
+    refused(spec, "door", tmp_path, file, parts=["'door' has no good sample (20 bad quality, 1 empty)"])
+
+
+def test_a_tag_that_is_all_in_quarantine_stops_with_the_reason_of_that(spec, tmp_path):
+    refused(
+        spec, "power", tmp_path, [(s, 11 + s % 3) for s in range(20)],
+        parts=["20 of 20 rows", "20 times 'command outside its limits', first '11' of tag 'power' in log0.csv, line 2"],
+    )  # fmt: skip
+
+
+def test_a_feedback_may_have_no_good_sample(make_spec, tmp_path):
+    found, usable, _ = assessed(make_spec(SUITE), "position", tmp_path, [(0, 1, BAD)])
+    assert (found.account.used, usable, found.low) == (0, [], None)
+    assert "position: no good sample" in found.warnings
+
+
+def test_a_range_that_does_not_fit_names_the_first_line(make_spec, tmp_path):
+    spec = make_spec({"temperature": {"range": [4, 40]}})
+    file = [(s, 5 - 0.25 * s) for s in range(18)] + [(18, -9), (19, -9)]
+    refused(
+        spec, "temperature", tmp_path, file, where="log0.csv, line 7",
+        parts=["15 of 20 values", "[4, 40] degC", "the first is 3.75", "reach from -9 to 5"],
+    )  # fmt: skip
+
+
+def test_a_negative_flow_is_out_of_range_and_the_sentence_names_the_sign(make_spec, tmp_path):
+    spec = make_spec({"feed": {"role": "exogenous", "unit": "m^3/h", "range": [0, 100]}})
+    found, usable, _ = assessed(spec, "feed", tmp_path, [(0, 3), (1, -0.5), (2, 4), (3, 101)])
+    assert len(usable) == found.account.used == found.account.out_of_range == 2
+    assert found.warnings == (
+        "feed: 2 samples lie outside its range and were not used",
+        "feed: 1 values are negative (down to -0.5 m^3/h), which its range does not allow: look at the sign and the "
+        "zero of the measurement",
+    )
+
+
+def test_a_counter_that_wraps(make_spec, tmp_path):
+    spec = make_spec({"meter": {"role": "exogenous", "unit": "kWh", "range": [0, 70_000]}})
+    file = [(s, (60_000 + 90 * s) % 65_536) for s in range(500)]
+    found, _, _ = assessed(spec, "meter", tmp_path / "counter", file, size=7)
+    assert [w for w in found.warnings if "falls by most of its span once, as a counter that wraps" in w]
+    level = [(s, 30_000 + 20_000 * math.sin(s / 20)) for s in range(500)]
+    assert assessed(spec, "meter", tmp_path / "level", level)[0].warnings == ()
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.1, True), (0.002, False)])
+def test_samples_that_are_missing(share, warned, spec, tmp_path):
+    rng = np.random.default_rng(3)
+    seconds = np.flatnonzero(rng.random(20_000) >= share)
+    found, _, _ = assessed(spec, "door", tmp_path, [(s, s % 2) for s in seconds.tolist()], size=1000)
+    missing = [float(w.split()[1]) for w in found.warnings if "missing (one comes every 1 s)" in w]
+    assert missing == ([pytest.approx(10, abs=0.6)] if warned else [])
+
+
+def test_bad_quality_is_a_sentence_from_a_share_on(spec, tmp_path):
+    found, _, _ = assessed(spec, "door", tmp_path, [(s, s % 2, BAD if s < 10 else GOOD) for s in range(100)])
+    assert found.warnings == ("door: 10.0 % of its samples are not good",)
+    assert found.flags == (Flagged("bad quality", START, START + 9 * NS, 10),)
+    found, _, _ = assessed(spec, "door", tmp_path / "other", [(s, 0) for s in range(100)])
+    assert found.warnings == ("door: never changes (0); no model can learn what it does",)
+
+
+# Flags ---------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60), st.integers(1, 6), st.lists(st.integers(0, 60))
+)
+def test_stretches_are_those_of_a_slow_loop_however_the_blocks_end(found, most, cuts):
+    times = np.cumsum([step for step, _ in found] or [0])[: len(found)].astype(np.int64)
+    flagged = np.array([flag for _, flag in found], dtype=np.bool_)
+    expected: list[list[int]] = []
+    for i, (now, flag) in enumerate(zip(times.tolist(), flagged.tolist(), strict=True)):
+        if flag and i and flagged[i - 1]:
+            expected[-1][1:] = [now, expected[-1][2] + 1]
+        elif flag:
+            expected.append([now, now, 1])
+    while len(expected) > most:  # the shortest way between two goes, of equal ones the latest
+        gaps = [(expected[i + 1][0] - expected[i][1], -i) for i in range(len(expected) - 1)]
+        i = -min(gaps)[1]
+        expected[i : i + 2] = [[expected[i][0], expected[i + 1][1], expected[i][2] + expected[i + 1][2]]]
+    flags = Flags(most)
+    edges = [0, *sorted(min(cut, len(times)) for cut in cuts), len(times)]
+    for start, stop in pairwise(edges):
+        flags.add("x", times[start:stop], flagged[start:stop])
+    assert [[flag.from_ns, flag.to_ns, flag.samples] for flag in flags.result()] == expected
+
+
+# Size ----------------------------------------------------------------------------------------------------------------
+
+
+def big_log(folder: Path, count: int) -> Log:
+    rng = np.random.default_rng(0)
+    made = np.zeros(count, dtype=SAMPLE)
+    made["time_ns"] = START + np.arange(count) * NS
+    made["value"] = np.cumsum(rng.normal(0, 0.01, count)) % 10
+    made["row"] = np.arange(count)
+    made["code"] = np.where(rng.random(count) < 0.01, Code.BAD, Code.GOOD)
+    again = rng.integers(1, count, count // 100)
+    made["time_ns"][again] = made["time_ns"][again - 1]
+    stage = Stage(folder / "staged", ("temperature",))
+    stage.append_tag("temperature", made)
+    return Log(stage, (StagedFile("log.csv", count),), staged(folder / "none", "temperature").quarantine)
+
+
+ALL_ON = {"temperature": {"frozen": {"after_s": 60, "within": 0.001}, "spike_z": 8}}
+
+
+def test_memory_does_not_grow_with_the_log(make_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "SAMPLED", 10_000)  # differences for medians; their bound is beyond a short log
+    spec = make_spec(ALL_ON, log={"on_duplicate": "mean", "on_backward": "sort"})
+    log = big_log(tmp_path, 600_000)
+    usable = Stage(tmp_path / "usable", ("temperature",), USABLE)
+    tracemalloc.start()
+    found = assess(spec, "temperature", log, usable, size=10_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.account.samples == 600_000
+    assert peak < 600_000 * SAMPLE.itemsize / 4
+
+
+def test_a_million_samples_take_less_than_a_few_passes_over_them(make_spec, tmp_path):
+    spec = make_spec(ALL_ON, log={"on_duplicate": "mean"})
+    log = big_log(tmp_path, 1_000_000)
+    usable = Stage(tmp_path / "usable", ("temperature",), USABLE)
+    begin = time.process_time()
+    assess(spec, "temperature", log, usable)
+    spent = time.process_time() - begin
+    begin = time.process_time()
+    np.sort(log.stage.read("temperature")["value"])
+    assert spent < 20 * (time.process_time() - begin)
