@@ -9,7 +9,9 @@ DuckDB's own cast to TIMESTAMP drops an offset silently, hence the expressions h
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -59,6 +61,47 @@ def text_expressions(column: str) -> tuple[str, str]:
     return local, offset
 
 
+@dataclass(frozen=True)
+class ClockTimes:
+    """What a clock on the wall showed, as UTC.
+
+    Attributes:
+        utc_ns: (K,) the only meaning; of a time that the clock showed twice the earlier one, and of a time that it
+            skipped the one it would have had if the clock had not been changed.
+        skipped, twice: (K,) whether it is one of those.
+        change: (K,) which change of the clock, a number; only for those.
+        later_ns: (K,) what lies between the earlier and the later meaning; 0 where there is but one.
+    """
+
+    utc_ns: Int64
+    skipped: npt.NDArray[np.bool_]
+    twice: npt.NDArray[np.bool_]
+    change: Int64
+    later_ns: Int64
+
+
+def clock_times(local_ns: Int64, zone: str) -> ClockTimes:
+    """Times (K,) on the clocks of a zone (IANA name)."""
+    no = np.zeros(len(local_ns), dtype=np.bool_)
+    zero = np.zeros(len(local_ns), dtype=np.int64)
+    if zone == "UTC" or not len(local_ns):
+        return ClockTimes(local_ns, no, no, zero, zero)
+    first, last = (datetime.fromtimestamp(int(ns) // NS, UTC).year for ns in (local_ns.min(), local_ns.max()))
+    changes, offsets = _changes_of_years(zone, first, last)
+    before, after = offsets[:-1], offsets[1:]
+    # On the local clock each change covers [low, high): skipped where the clock goes forward, shown twice where back.
+    low, high = (changes + np.minimum(before, after)) * NS, (changes + np.maximum(before, after)) * NS
+    passed = np.searchsorted(high, local_ns, side="right")
+    inside = np.searchsorted(low, local_ns, side="right") > passed
+    utc = local_ns - offsets[passed] * NS
+    if not inside.any():
+        return ClockTimes(utc, no, no, zero, zero)
+    ahead = np.where(inside, np.append(after - before, 0)[passed], 0)  # by how much the clock is put forward
+    return ClockTimes(
+        utc, ahead > 0, ahead < 0, np.where(inside, changes[passed * inside], 0), np.maximum(-ahead, 0) * NS
+    )
+
+
 def to_utc(local_ns: Int64, offset_min: Int64, zone: str) -> tuple[Int64, npt.NDArray[np.bool_]]:
     """UTC stamps (K,), and which of them (K,) have no meaning because the clock was changed then.
 
@@ -71,7 +114,8 @@ def to_utc(local_ns: Int64, offset_min: Int64, zone: str) -> tuple[Int64, npt.ND
     utc = local_ns - np.where(naive, 0, offset_min).astype(np.int64) * 60 * NS
     wrong = np.zeros(len(local_ns), dtype=np.bool_)
     if zone != "UTC" and naive.any():
-        utc[naive], wrong[naive] = _zone_to_utc(local_ns[naive], ZoneInfo(zone))
+        times = clock_times(local_ns[naive], zone)
+        utc[naive], wrong[naive] = times.utc_ns, times.skipped | times.twice
     return utc, wrong
 
 
@@ -83,14 +127,10 @@ def iso(time_ns: int) -> str:
     return f"{text}{fraction}Z"
 
 
-def _zone_to_utc(local_ns: Int64, zone: ZoneInfo) -> tuple[Int64, npt.NDArray[np.bool_]]:
-    changes, offsets = _clock_changes(int(local_ns.min()) // NS, int(local_ns.max()) // NS, zone)
-    before, after = offsets[:-1], offsets[1:]
-    # On the local clock each change covers [low, high): skipped where the clock goes forward, shown twice where back.
-    low, high = (changes + np.minimum(before, after)) * NS, (changes + np.maximum(before, after)) * NS
-    passed = np.searchsorted(high, local_ns, side="right")
-    wrong = np.searchsorted(low, local_ns, side="right") > passed
-    return local_ns - offsets[passed] * NS, wrong
+@lru_cache(maxsize=64)
+def _changes_of_years(zone: str, first: int, last: int) -> tuple[Int64, Int64]:
+    start, end = datetime(first, 1, 1, tzinfo=UTC), datetime(last, 12, 31, tzinfo=UTC)
+    return _clock_changes(int(start.timestamp()), int(end.timestamp()) + _DAY, ZoneInfo(zone))
 
 
 def _clock_changes(first_s: int, last_s: int, zone: ZoneInfo) -> tuple[Int64, Int64]:

@@ -6,7 +6,7 @@ stamps into UTC, text into numbers, quality codes into `Code`, units into the pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,22 +25,6 @@ HEAD = 1 << 14
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Some records of a source.
-
-    Attributes:
-        records: K records with the columns of `Opened.columns.names` in that order, of any Arrow type; their names do
-            not matter. Time stamps are timestamps (with or without a zone), dates, text or numbers; values are
-            numbers, bools or text; null is an empty cell. What `columns` gives no meaning to is left alone.
-        row: (K,) rising numbers, by which `Opened.place` finds a record again: for a table 0, 1, 2 ..., for a file of
-            lines the line. A number may be left out, such as a blank line's.
-    """
-
-    records: pa.RecordBatch
-    row: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class Rejected:
     """A record that the source could not take apart, such as a line with too many cells; it is in no batch.
 
@@ -53,6 +37,24 @@ class Rejected:
     row: int
     text: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some records of a source.
+
+    Attributes:
+        records: K records with the columns of `Opened.columns.names` in that order, of any Arrow type; their names do
+            not matter. Time stamps are timestamps (with or without a zone), dates, text or numbers; values are
+            numbers, bools or text; null is an empty cell. What `columns` gives no meaning to is left alone.
+        row: (K,) rising numbers, by which `Opened.place` finds a record again: for a table 0, 1, 2 ..., for a file of
+            lines the line. A number may be left out, such as a blank line's.
+        rejected: what came before, between or after these records and could not be taken apart.
+    """
+
+    records: pa.RecordBatch
+    row: npt.NDArray[np.int64]
+    rejected: tuple[Rejected, ...] = ()
 
 
 class Opened(Protocol):
@@ -85,10 +87,6 @@ class Opened(Protocol):
         Raises:
             DataError: it cannot be read, or its columns change on the way.
         """
-        ...
-
-    def rejected(self) -> Sequence[Rejected]:
-        """What is in no batch of those asked for last, so far; taken away by being asked for."""
         ...
 
     def place(self, row: int) -> str:

@@ -1,0 +1,191 @@
+"""CSV, plain or packed: delimiter, decimal mark and encoding are found out where the plant file does not name them.
+
+Arrow takes blocks of lines apart on all cores. Where a block holds a line that it cannot take apart, or that it would
+take apart in a way nobody meant (an open quotation mark swallows the lines after it), the block is halved until such
+lines stand alone, and those are looked at one by one.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from controlkit.errors import DataError
+from controlkit.files import sha256_of
+from controlkit.ingest.columns import Columns, recognise
+from controlkit.ingest.sources.opened import BATCH, Batch, Rejected
+from controlkit.ingest.sources.text_file import BLOCK, HEAD, Lines, TextFile
+from controlkit.ingest.sources.values import decimal_mark
+from controlkit.spec import PlantSpec
+
+_DELIMITERS = (",", ";", "\t", "|")
+_FEW_LINES = 64  # are taken apart one by one where Arrow cannot
+_SHOWN = 200  # signs of a line in quarantine
+OPEN_QUOTE = "a quotation mark is left open or stands inside a cell"
+NOT_TEXT = "bytes that are not in the file's encoding"
+
+
+class CsvFile:
+    """One CSV file, see `Opened`.
+
+    Attributes:
+        decimal: its decimal mark.
+
+    Raises:
+        DataError: it cannot be read, is empty, or has a header that the plant file does not explain.
+    """
+
+    def __init__(self, path: Path, spec: PlantSpec) -> None:
+        rules = spec.log
+        self._text = TextFile(path, rules.encoding)
+        self._path, self.name, self.location = path, path.name, str(path)
+        lines = [line for line in self._text.head.decode("utf-8", "replace").splitlines() if line.strip()]
+        if not lines:
+            raise DataError("the log is empty", where=self.location, cure="Export it again, with a header line.")
+        self._header = self._text.head.lstrip(b"\r\n").split(b"\n", 1)[0].rstrip(b"\r")
+        self._delimiter = rules.delimiter or _delimiter(lines[0], self.location)
+        names = _cells(lines[0], self._delimiter, self.location)
+        self.columns: Columns = recognise(names, spec, self.location)
+        if len(lines) == 1 and len(self._text.head) < HEAD:
+            raise DataError("the log is empty", where=self.location, cure="Export it again: it has a header only.")
+        _same_delimiter(lines, self._delimiter, self.location)
+        self.decimal = rules.decimal or decimal_mark(self._value_cells(lines[1:]), self._delimiter)
+        self.sha256 = sha256_of(path)
+
+    def batches(self, size: int = BATCH) -> Iterator[Batch]:
+        """All records, see `Opened`."""
+        first = True
+        for lines in self._text.blocks(max(1 << 16, BLOCK * size // BATCH)):
+            if first:
+                lines, first = self._after_header(lines), False
+            yield from self._taken_apart(lines)
+
+    def place(self, row: int) -> str:
+        """File and line."""
+        return f"{self.location}, line {row}"
+
+    def _after_header(self, lines: Lines) -> Lines:
+        start = lines.content.find(self._header) + len(self._header)
+        end = lines.content.find(b"\n", start) + 1 or len(lines.content)
+        return Lines(lines.content[end:], lines.first + lines.content[:end].count(b"\n"))
+
+    def _taken_apart(self, lines: Lines) -> Iterator[Batch]:
+        if not lines.content.strip():
+            return
+        batch = self._at_once(lines)
+        if batch is not None:
+            yield batch
+        elif lines.content.count(b"\n") <= _FEW_LINES:
+            yield from self._one_by_one(lines)
+        else:
+            middle = lines.content.find(b"\n", len(lines.content) // 2) + 1 or len(lines.content)
+            if middle == len(lines.content):  # the second half is one long line
+                middle = lines.content.rfind(b"\n", 0, len(lines.content) // 2) + 1
+            before = lines.content[:middle]
+            yield from self._taken_apart(Lines(before, lines.first))
+            yield from self._taken_apart(Lines(lines.content[middle:], lines.first + before.count(b"\n")))
+
+    def _at_once(self, lines: Lines) -> Batch | None:
+        """The block, if every line of it is a record and nothing in it needs a closer look."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        content, columns = lines.content, [str(i) for i in range(len(self.columns.names))]
+        quotes = content.count(b'"')
+        if quotes % 2 or (b"\r" in content and content.count(b"\r") != content.count(b"\r\n")):
+            return None
+        try:
+            table = arrow_csv.read_csv(
+                pa.BufferReader(content),
+                arrow_csv.ReadOptions(block_size=1 << 22, column_names=columns),
+                arrow_csv.ParseOptions(delimiter=self._delimiter, quote_char='"' if quotes else False),
+                arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(columns, pa.string()),
+                    strings_can_be_null=False,
+                    quoted_strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None
+        count = content.count(b"\n") + (not content.endswith(b"\n"))
+        if table.num_rows != count:
+            return None
+        row = np.arange(lines.first, lines.first + count, dtype=np.int64)
+        return Batch(table.combine_chunks().to_batches()[0], row)
+
+    def _one_by_one(self, lines: Lines) -> Iterator[Batch]:
+        import pyarrow as pa
+
+        rows: list[int] = []
+        cells: list[list[str]] = []
+        rejected: list[Rejected] = []
+        for i, line in enumerate(lines.content.split(b"\n")):
+            number, line = lines.first + i, line.removesuffix(b"\r")
+            if not line.strip():
+                continue
+            found = _record(line, self._delimiter, len(self.columns.names))
+            if isinstance(found, str):
+                rejected.append(Rejected(number, line.decode("utf-8", "replace")[:_SHOWN], found))
+            else:
+                rows.append(number)
+                cells.append(found)
+        if rows or rejected:
+            arrays = [pa.array([record[i] for record in cells], pa.string()) for i in range(len(self.columns.names))]
+            records = pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))])
+            yield Batch(records, np.array(rows, dtype=np.int64), tuple(rejected))
+
+    def _value_cells(self, lines: Sequence[str]) -> Iterator[str]:
+        """The cells of the head's lines that should hold a number."""
+        columns = self.columns
+        values = list(columns.tags.values()) if columns.tags is not None else [columns.value]
+        for record in csv.reader(lines, delimiter=self._delimiter):
+            if len(record) == len(columns.names):
+                yield from (record[i] for i in values if i is not None)
+
+
+def _record(line: bytes, delimiter: str, width: int) -> list[str] | str:
+    """The cells of a line, or why it has none."""
+    try:
+        cells = next(csv.reader([line.decode("utf-8")], delimiter=delimiter, strict=True))
+    except UnicodeDecodeError:
+        return NOT_TEXT
+    except csv.Error:
+        return OPEN_QUOTE
+    if any("\n" in cell for cell in cells):
+        return OPEN_QUOTE
+    if len(cells) != width:
+        return f"{len(cells)} cell{'s' * (len(cells) != 1)} where the header has {width}"
+    return cells
+
+
+def _cells(line: str, delimiter: str, where: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as problem:
+        raise DataError(f"is no CSV file ({problem})", where=f"{where}, line 1", cure="Export it again.") from None
+
+
+def _delimiter(header: str, where: str) -> str:
+    """The mark that splits the header into most columns."""
+    return max(_DELIMITERS, key=lambda mark: len(_cells(header, mark, where)))
+
+
+def _same_delimiter(lines: Sequence[str], delimiter: str, where: str) -> None:
+    """Refuses a file whose first record is split by another mark than its header."""
+    if len(lines) < 2:
+        return
+    width = len(_cells(lines[0], delimiter, where))
+    for mark in _DELIMITERS:
+        first = [len(_cells(lines[1], one, where)) for one in (delimiter, mark)]
+        if first[0] != width and first[1] == width and mark != delimiter:
+            raise DataError(
+                f"the header is split by {_shown(delimiter)}, the line after it by {_shown(mark)}",
+                where=where, cure="Export it again with one delimiter.",
+            )  # fmt: skip
+
+
+def _shown(delimiter: str) -> str:
+    return "tabs" if delimiter == "\t" else f"'{delimiter}'"

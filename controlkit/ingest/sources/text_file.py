@@ -1,0 +1,170 @@
+"""A text file as blocks of whole lines in UTF-8, whatever its encoding, its line ends and its packing.
+
+One line is one record: no historian writes a line end into a cell, and so every record has a line number.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from controlkit.errors import DataError
+from controlkit.ingest.log_file import readable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BLOCK = 1 << 25  # bytes, about 32 MB
+HEAD = 1 << 20  # bytes from which encoding, delimiter and decimal mark are found out
+_LONGEST_LINE = 1 << 27
+_PACKING = {".gz": "gzip", ".zst": "zstd"}
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+)  # fmt: skip
+# What Western exports without a mark are written in, if these are all the signs beyond ASCII that they hold; short
+# texts of units and names tell charset-normalizer too little, it is asked about the rest.
+_WESTERN, _WESTERN_SIGNS = "cp1252", frozenset("°²³µ·±ØøÄÖÜäöüßÅåÆæÉéÈèÊêÀàÂâÇçÑñÓóÍíÚúÎîÔôÛû€–’‰ ")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Whole lines of a file: UTF-8 without a mark, line ends `\\n` or `\\r\\n`; `first` is the number of the first."""
+
+    content: bytes
+    first: int
+
+
+class TextFile:
+    """A text file, plain or packed with gzip or zstd.
+
+    Args:
+        path: the file; its suffix says how it is packed.
+        encoding: Python's name of it; found out where None.
+
+    Attributes:
+        path: the file.
+        encoding: of it.
+        head: its first lines, in UTF-8.
+
+    Raises:
+        DataError: it cannot be read, is packed wrongly, or is in no known encoding.
+    """
+
+    def __init__(self, path: Path, encoding: str | None = None) -> None:
+        self.path = path
+        self._packing = _PACKING.get(path.suffix.lower())
+        with self._stream() as stream:
+            start = stream.read(HEAD)
+        self._mark, self.encoding = _encoding(start, encoding, path)
+        self._returns = False  # line ends of an old Macintosh, which a few loggers still write
+        head = self._decoded(start[len(self._mark) :], codecs.getincrementaldecoder(self.encoding)("replace"))
+        self._returns = b"\r" in head and b"\n" not in head
+        head = head.replace(b"\r", b"\n") if self._returns else head
+        cut = head.rfind(b"\n") + 1
+        self.head = head if len(start) < HEAD or not cut else head[:cut]
+
+    def blocks(self, size: int = BLOCK) -> Iterator[Lines]:
+        """All lines, about `size` bytes at a time.
+
+        Raises:
+            DataError: the file ends in the middle of its packing, or holds no lines.
+        """
+        decoder = codecs.getincrementaldecoder(self.encoding)("replace")
+        rest, number, mark = b"", 1, len(self._mark)
+        with self._stream() as stream:
+            while True:
+                read = stream.read(size)
+                content = self._decoded(read[mark:], decoder, last=not read)
+                mark = 0
+                if self._returns:
+                    content = content.replace(b"\r", b"\n")
+                cut = content.rfind(b"\n") + 1 if read else len(content)
+                if not cut and read:
+                    rest += content
+                    if len(rest) > _LONGEST_LINE:
+                        raise DataError("has a line of more than 128 MB", where=str(self.path), cure="Is it a log?")
+                    continue
+                whole = rest + content[:cut]
+                rest = content[cut:]
+                if whole:
+                    yield Lines(whole, number)
+                    number += whole.count(b"\n")
+                if not read:
+                    return
+
+    def _decoded(self, content: bytes, decoder: codecs.IncrementalDecoder, last: bool = False) -> bytes:
+        if self.encoding == "utf-8":  # a line with bytes that are no UTF-8 comes to light when it is taken apart
+            return content
+        return decoder.decode(content, last).encode()
+
+    @contextmanager
+    def _stream(self) -> Iterator[pa.NativeFile]:
+        import pyarrow as pa
+
+        with readable(self.path):
+            if self.path.stat().st_size == 0:
+                yield pa.BufferReader(b"")
+                return
+            try:
+                with pa.input_stream(str(self.path), compression=self._packing) as stream:
+                    yield stream
+            except OSError as problem:
+                if self._packing is None or problem.errno is not None:
+                    raise
+                what = "is cut off in the middle" if "runcated" in str(problem) else f"is no {self._packing} file"
+                raise DataError(
+                    f"{what} ({problem})", where=str(self.path), cure="Copy or export it again, whole."
+                ) from None
+
+
+def _encoding(start: bytes, given: str | None, path: Path) -> tuple[bytes, str]:
+    """The mark that the file begins with, and its encoding."""
+    mark, found = next(((mark, name) for mark, name in _MARKS if start.startswith(mark)), (b"", None))
+    if given is not None:
+        try:
+            name = codecs.lookup(given).name.removesuffix("-sig")
+        except LookupError:
+            raise DataError(
+                f"'{given}' is no known encoding", where="log.encoding of the plant file",
+                cure="Write utf-8, utf-16, cp1252 or another of Python's names.",
+            ) from None  # fmt: skip
+        if name == "utf-16":
+            name = found or "utf-16-le"
+        return (mark if found == name else b""), name
+    if found is not None:
+        return mark, found
+    try:
+        start[: _whole(start)].decode("utf-8")
+        return b"", "utf-8"
+    except UnicodeDecodeError:
+        return b"", _guessed(start, path)
+
+
+def _guessed(start: bytes, path: Path) -> str:
+    """The encoding of text that is no UTF-8 and has no mark."""
+    from charset_normalizer import from_bytes
+
+    if b"\0" in start:
+        odd, even = start[1::2].count(0), start[::2].count(0)
+        if max(odd, even) > len(start) // 4:
+            return "utf-16-le" if odd > even else "utf-16-be"
+        raise DataError("is no text file", where=str(path), cure="Export it again, as CSV.")
+    beyond = {sign for sign in start.decode(_WESTERN, "replace") if not sign.isascii()}
+    if beyond <= _WESTERN_SIGNS:
+        return _WESTERN
+    best = from_bytes(start[: 1 << 16]).best()
+    if best is None:
+        raise DataError(
+            "is in no encoding that can be told", where=str(path), cure="Set 'log.encoding' in the plant file."
+        )
+    return best.encoding
+
+
+def _whole(start: bytes) -> int:
+    """Where the last whole line ends: a sign may be cut in two after it."""
+    return start.rfind(b"\n") + 1 or len(start)
