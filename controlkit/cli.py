@@ -77,28 +77,40 @@ def collect(
     print(f"{log.path}: {log.samples} samples in {log.episodes} episodes, {log.rows} rows")
 
 
-@app.command(epilog="Example: controlkit ingest plants/refrigerator.yaml log.csv --out data")
+@app.command(
+    epilog="Example: controlkit ingest --check log.csv --out plant.yaml; then: controlkit ingest plant.yaml log.csv "
+    "--out data"
+)
 def ingest(
-    plant: Annotated[Path, typer.Argument(help="Plant description (YAML), or the name of a shipped one.")],
+    plant: Annotated[
+        str,
+        typer.Argument(help="Plant description (YAML), or the name of a shipped one; with --check it may be absent."),
+    ],
     sources: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Log files: CSV or Parquet, long or wide; flat npz; D4RL's hdf5; minari:NAME."),
+        list[str] | None,
+        typer.Argument(
+            help="Logs, long or wide: CSV, Parquet, Arrow, folders, patterns in quotes, sqlite:///FILE?table=T, "
+            "postgresql://USER@HOST/DB?table=T. Or flat npz, D4RL's hdf5, minari:NAME."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the data set.", show_default=False)] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only report on the data's quality.")] = False,
-    detect: Annotated[
-        bool, typer.Option("--detect", help="Without a plant file: say what a flat file holds, and draft one at --out.")
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Only report on the data's quality. Without a plant file: look at the log, and propose one at --out.",
+        ),
     ] = False,
 ) -> None:
     """Turn a plant log into a data set and a data-quality report."""
-    if detect:
-        _detect([plant, *(sources or [])], out)
-        return
     from controlkit.configs import find_config
     from controlkit.ingest import ingest as ingest_log
     from controlkit.progress import progress_bar
     from controlkit.spec import PlantSpec
 
+    if check and not _is_plant(plant):
+        _propose([plant, *(sources or [])], out)
+        return
     if (out is None) != check:
         raise ControlkitError("give either --out FOLDER or --check", where="controlkit ingest")
     spec = PlantSpec.load(find_config("plants", plant))
@@ -106,7 +118,7 @@ def ingest(
         result = ingest_log(spec, sources or [], out, progress=progress)
     print(result.quality.to_text())
     if out is not None:
-        print(f"\n{out}: {len(result.dataset.transitions)} usable steps; see {out / 'quality.html'}")
+        print(f"\n{out}: {result.quality.transitions} usable steps; see {out / 'quality.html'}")
 
 
 @app.command(epilog="Example: controlkit train runs/refrigerator.yaml --data data --out run --set seed=1")
@@ -315,20 +327,35 @@ def _download(name: str, out: Path) -> None:
     print(f"{out}: {file.name}, {done.size} bytes, md5 as published; {came}")
 
 
-def _detect(files: list[Path], out: Path | None) -> None:
-    from controlkit.files import write_text
-    from controlkit.ingest.flat_draft import draft_plant, plant_name
-    from controlkit.ingest.flat_sources import KINDS, is_flat, read_source
-    from controlkit.ingest.flat_structure import find_structure
+def _is_plant(text: str) -> bool:
+    """Whether an argument means a plant file, of the user's or a shipped one, and not a log."""
+    from controlkit.configs import list_configs
 
-    if len(files) != 1 or not is_flat(files[0]):
-        raise ControlkitError(f"give one flat file to --detect ({KINDS})", where="controlkit ingest")
-    file = read_source(files[0])
-    structure = find_structure(file)
-    print(structure.to_text())
-    if out is not None:
-        write_text(out, draft_plant(file, structure, plant_name(files[0].stem)))
-        print(f"\n{out}: complete it, then: controlkit ingest {out} {files[0]} --out data")
+    return text.lower().endswith((".yaml", ".yml")) or (text in list_configs("plants") and not Path(text).exists())
+
+
+def _propose(sources: list[str], out: Path | None) -> None:
+    """Says what a log without a plant file holds, and proposes one."""
+    from controlkit.files import write_text
+    from controlkit.ingest.draft import draft_plant
+    from controlkit.ingest.flat_draft import describe_flat, plant_name
+    from controlkit.ingest.flat_sources import is_flat
+
+    if out is not None and out.suffix.lower() not in (".yaml", ".yml"):
+        raise ControlkitError(
+            "without a plant file, --check proposes one", where=f"--out {out}", cure="End its name in .yaml."
+        )
+    if any(is_flat(Path(source)) for source in sources):
+        told, text = describe_flat([Path(source) for source in sources])
+    else:
+        draft = draft_plant(sources, name=plant_name(Path(sources[0].split("?")[0]).stem))
+        told, text = "\n".join(draft.notes), draft.yaml
+    print(told)
+    if out is None:
+        print(f"\n{text}")
+        return
+    write_text(out, text)
+    print(f"\n{out}: look through it, then: controlkit ingest {out} {' '.join(sources)} --out data")
 
 
 def _dataset(path: Path) -> tuple[Any, dict[str, Any]]:

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from controlkit.errors import DataError
 from controlkit.ingest.flat_file import FlatFile
-from controlkit.ingest.flat_structure import FlatStructure
+from controlkit.ingest.flat_sources import KINDS, is_flat, read_source
+from controlkit.ingest.flat_structure import FlatStructure, find_structure
 
 # A range beyond the smallest and largest value seen, so that a new value is no bad measurement at once.
 MARGIN = 0.25
+
+
+def describe_flat(sources: Sequence[Path]) -> tuple[str, str]:
+    """What a flat file holds, in words, and a plant file for it (YAML).
+
+    Raises:
+        DataError: it cannot be read, or there are several.
+    """
+    if len(sources) > 1 or not is_flat(sources[0]):
+        raise DataError(
+            "without a plant file, one flat file is looked at at a time",
+            where=", ".join(str(source) for source in sources),
+            cure=f"Give one of: {KINDS}.",
+        )
+    file = read_source(sources[0])
+    structure = find_structure(file)
+    return structure.to_text(), draft_plant(file, structure, plant_name(sources[0].stem))
 
 
 def draft_plant(file: FlatFile, structure: FlatStructure, name: str) -> str:
@@ -25,7 +46,7 @@ def draft_plant(file: FlatFile, structure: FlatStructure, name: str) -> str:
     Columns that no layout can place (histories with gaps, or in another order than a layout's) are named in a comment.
     """
     lines = [
-        f"# Drafted from {file.path.name} by 'controlkit ingest --detect'. Complete what is marked with '<-'.",
+        f"# Drafted from {file.path.name} by 'controlkit ingest --check'. Complete what is marked with '<-'.",
         *(f"# {message}" for message in structure.messages),
         f"name: {name}",
         "period_s: 1  # <- seconds between two rows",

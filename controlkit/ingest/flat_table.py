@@ -170,7 +170,7 @@ class FlatTable:
         return DataError(
             f"{name} has {found} columns, the plant file describes {wanted}",
             where=str(self.file.path),
-            cure="Describe every column, in the file's order ('controlkit ingest --detect' drafts a plant file).",
+            cure="Describe every column, in the file's order ('controlkit ingest --check' drafts a plant file).",
         )
 
 

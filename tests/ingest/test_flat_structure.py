@@ -169,19 +169,19 @@ def test_the_command_line_says_what_it_found_and_drafts_a_plant_file(
 ) -> None:
     path, draft = made(tmp_path / "2nd run.npz"), tmp_path / "plant.yaml"
     with pytest.raises(SystemExit) as ended:
-        main(["ingest", "--detect", str(path), "--out", str(draft)])
+        main(["ingest", "--check", str(path), "--out", str(draft)])
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert "column 1: exogenous (its next value: no dependence" in said
-    assert f"{draft}: complete it" in said
+    assert f"{draft}: look through it" in said
     text = draft.read_text()
     assert "name: plant_2nd_run" in text
     assert "objective: []  # <- the file has no rewards" in text
     with pytest.raises(SpecError, match="objective"):
         PlantSpec.load(draft)
     with pytest.raises(SystemExit):
-        main(["ingest", "--detect", "refrigerator", "log.csv"])
-    assert "give one flat file to --detect" in capsys.readouterr().err
+        main(["ingest", "--check", str(path), "log.csv"])
+    assert "one flat file is looked at at a time" in capsys.readouterr().err
 
 
 def test_released_targets_are_exogenous() -> None:
