@@ -34,7 +34,7 @@ class Excitation:
         order: of persistent excitation: how many coefficients of an impulse response the moves can tell apart (Ljung,
             System Identification, 1999, section 13.2), at most `MAX_ORDER`. A sine has 2.
         feedback_share: of what its own past leaves open of a command, the share that current and past measurements
-            explain linearly: 0 in open loop, 1 where a linear controller alone moves it. None where nothing is left open.
+            explain linearly: 0 in open loop, 1 where a linear controller alone moves it. None where nothing is open.
     """
 
     action: str

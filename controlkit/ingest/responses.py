@@ -29,7 +29,7 @@ Bool = npt.NDArray[np.bool_]
 LEVEL = 0.001
 # An effect below this share of the change that the past leaves open is not worth telling.
 MIN_SHARE = 0.002
-# So many times that share is an effect even where no delay can be told, such as that of a command that swings as a sine.
+# So many times that share is an effect even where no delay can be told, as of a command that swings as a sine.
 _BEYOND_DOUBT = 5.0
 # Coefficients below these shares of the largest one neither begin nor end an answer.
 _FIRST, _LAST = 0.1, 0.05
@@ -208,7 +208,7 @@ def _answers(
 
 
 def _share(weights: Float64, inverse: Float64, left: Float64, normal: Normal) -> Float64:
-    """(q,) by how much the residuals grow, as a share, where these regressors are left out; what chance adds is taken off."""
+    """(q,) share by which the residuals grow where these regressors are left out; what chance adds is taken off."""
     gain = np.einsum("pq,pq->q", weights, np.linalg.solve(inverse, weights))
     chance = left / max(1, normal.count - len(normal.xx)) * len(weights)
     return np.asarray(np.maximum(gain - chance, 0.0) / np.maximum(left + gain, np.finfo(float).tiny))
@@ -249,7 +249,7 @@ def most_rows(frames: int, actions: int, ask: int) -> int:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t distribution: Abramowitz and Stegun, 26.7.5; exact to 1 % from 8 degrees of freedom on."""
+    """Quantile of Student's t distribution: Abramowitz and Stegun, 26.7.5; within 1 % from 8 degrees on."""
     z, n = NormalDist().inv_cdf(probability), float(max(1, degrees))
     terms = (
         (z**3 + z) / 4,

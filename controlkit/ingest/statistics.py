@@ -109,10 +109,10 @@ class LogStatistics:
             else:
                 value, ok = block.actions[:, column], block.action_mask[:, column]
                 old, changed = held[:, column], block.changed[:, column]
-            value = np.ascontiguousarray(value, dtype=np.float64)
-            self._strip(i, value, ok, starts, places)
+            exact = value.astype(np.float64)
+            self._strip(i, exact, ok, starts, places)
             used = ok & kept
-            self._spread(i, value[used])
+            self._spread(i, exact[used])
             self._held[i] += int((old & used).sum())
             self._changed[i] += 0 if changed is None else int((changed & used).sum())
 
@@ -120,7 +120,7 @@ class LogStatistics:
         """(B,), (B,): rows of the log in each bucket of time, and how many of them are kept."""
         return self._rows.copy(), self._kept.copy()
 
-    def strip(self, tag: str) -> Strip:
+    def trend(self, tag: str) -> Strip:
         """A tag over time."""
         i = self._tags.index(tag)
         count, rows = self._usable[i], self._rows
@@ -177,7 +177,7 @@ class LogStatistics:
         if self._before is not None and kept[0] and block.time_ns[0] - self._before[0] == self._period:
             joined[0], same[0] = True, block.actions[0] == self._before[1]
         self._before = (int(block.time_ns[-1]), block.actions[-1].copy()) if kept[-1] else None
-        return same & joined[:, None]
+        return np.asarray(same & joined[:, None])
 
 
 class _Moments:

@@ -21,7 +21,7 @@ _CHUNK = 8192
 
 @dataclass(frozen=True)
 class Stretch:
-    """Rows one period apart without a hole: frames (T, n) and the commands between them (T - 1, m), engineering units."""
+    """Rows one period apart without a hole: frames (T, n) and the commands between them (T - 1, m), in their units."""
 
     frames: Float64
     commands: Float64
@@ -112,7 +112,7 @@ def accumulate(found: Sequence[Stretch], depth: int, design: Design) -> Normal:
 
 
 def windows(found: Sequence[Stretch], depth: int, design: Design) -> Iterator[tuple[int, Float64, Float64]]:
-    """All windows, a bounded number of them at a time, with the number of the group (of `COUNT`) that they belong to."""
+    """All windows, a bounded number of them at a time, with the number of the group (of `COUNT`) they belong to."""
     total = sum(max(0, len(stretch) - depth) for stretch in found)
     size, before = max(1, min(_CHUNK, -(-total // COUNT))), 0
     for stretch in found:

@@ -179,7 +179,7 @@ def test_the_dead_time_is_found_and_the_history_that_is_missing_is_asked_for(rep
 
 def test_a_valve_that_never_moves_or_moves_nothing_stops_it():
     spec = plant()
-    log, kept = log_of(spec, 4000)
+    log, _ = log_of(spec, 4000)
     whole = {"episode": np.zeros(4000, dtype=np.int64), "time_ns": START + NS * PERIOD * np.arange(4000)}
     still = TransitionDataset.from_frames(spec, frames=log.frames, actions=np.full((4000, 1), 30, np.float32), **whole)
     found = report_on(spec, dataset=still)
@@ -293,12 +293,12 @@ def test_a_browser_shows_it_without_scrolling_sideways(report, width, tmp_path):
     path, frame = tmp_path / "quality.html", tmp_path / "frame.html"
     path.write_text(report.to_html(), encoding="utf-8")
     probe = (
-        "<iframe id='f' src='quality.html' style='border:0;width:%dpx;height:900px'></iframe><script>"
+        f"<iframe id='f' src='quality.html' style='border:0;width:{width}px;height:900px'></iframe><script>"
         "document.getElementById('f').onload = e => { const d = e.target.contentDocument;"
         "document.title = 'width ' + d.documentElement.scrollWidth + ' plots ' + d.querySelectorAll('svg').length +"
         "' thin ' + [...d.querySelectorAll('section > svg, .strip svg')].filter(s => s.clientWidth < 200).length; }"
         "</script>"
-    ) % width
+    )
     frame.write_text(probe, encoding="utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     command += [

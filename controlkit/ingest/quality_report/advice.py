@@ -167,19 +167,18 @@ def _history(spec: PlantSpec, analysis: Analysis) -> Iterator[Advice]:
 
 
 def _tag(spec: PlantSpec, name: str, tag: TagQuality) -> Iterator[Advice]:
-    unit = "" if tag.unit == "1" else f" {tag.unit}"
-    if tag.role in ("state", "exogenous") and tag.held_share is not None and tag.held_share > HELD:
-        if spec.tags[name].compression is None:
-            yield Advice(
-                "look",
-                f"{name}: its value is a period old or older in {share(tag.held_share)} of the rows. Take a longer "
-                "'period_s', or say how the historian thinned it out ('compression').",
-            )
+    unit, thinned = "" if tag.unit == "1" else f" {tag.unit}", spec.tags[name].compression is not None
+    if tag.role in ("state", "exogenous") and tag.held_share is not None and tag.held_share > HELD and not thinned:
+        yield Advice(
+            "look",
+            f"{name}: its value is a period old or older in {share(tag.held_share)} of the rows. Take a longer "
+            "'period_s', or say how the historian thinned it out ('compression').",
+        )
     if tag.changed_share is not None and tag.changed_share > CHANGED:
         yield Advice(
             "look",
-            f"{name}: changes inside the period in {share(tag.changed_share)} of the rows. A shorter 'period_s', or one "
-            "that meets the controller's cycle, would show its moves as they were.",
+            f"{name}: changes inside the period in {share(tag.changed_share)} of the rows. A shorter 'period_s', or "
+            "one that meets the controller's cycle, would show its moves as they were.",
         )
     low, high = spec.tags[name].range
     if tag.role == "state" and tag.low is not None and tag.high is not None:

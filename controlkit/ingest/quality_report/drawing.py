@@ -71,12 +71,13 @@ def time_line(shown: TimeLine, spans: Sequence[tuple[int, int]], label: str) -> 
     log = _levels([rows / shown.full for rows in shown.rows], 0, 22)
     kept = _levels([rows / shown.full for rows in shown.kept], 28, 22)
     even, odd = ("".join(f"M{a} 56h{b - a}v14h{a - b}z" for a, b in spans[start::2]) for start in (0, 1))
+    width = len(shown.rows)
     paths = (
-        f'<path class="frame" d="M0 0h{len(shown.rows)}v22h-{len(shown.rows)}zM0 28h{len(shown.rows)}v22h-{len(shown.rows)}z"/>'
+        f'<path class="frame" d="M0 0h{width}v22h-{width}zM0 28h{width}v22h-{width}z"/>'
         f'<path class="log" d="{log}"/><path class="kept" d="{kept}"/>'
         f'<path class="even" d="{even}"/><path class="odd" d="{odd}"/>'
     )
-    return _svg(len(shown.rows), 70, paths, "time-line", label)
+    return _svg(width, 70, paths, "time-line", label)
 
 
 def stacked_bar(parts: Sequence[tuple[str, int]], label: str) -> str:

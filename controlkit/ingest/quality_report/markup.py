@@ -15,7 +15,7 @@ def text(value: str) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> str:
-    """A table from escaped cells; a heading that begins with '#' marks a column of numbers. The first cell is a heading.
+    """A table from escaped cells; a heading that begins with '#' marks a column of numbers, the first cell is one.
 
     Args:
         headings: of the columns, not escaped.
@@ -33,8 +33,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> 
         for row in rows
     )
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name)}"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

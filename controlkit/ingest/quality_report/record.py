@@ -72,7 +72,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Trend:
-    """A tag in the buckets of the time line: least, mean and largest usable value, share of usable rows; None: no row."""
+    """A tag in the buckets of the time line: least, mean, largest usable value, share of usable rows; None: no row."""
 
     low: Numbers
     mean: Numbers

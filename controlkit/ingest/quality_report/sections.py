@@ -20,7 +20,8 @@ def verdict(report: QualityReport) -> str:
     """In words, with the advice."""
     kind = {"usable": "go", "usable with care": "wait", "not usable yet": "halt"}[report.verdict]
     items = "".join(
-        f'<li class="{advice.level}"><span class="level">{_WORDS[advice.level]}</span> <span>{text(advice.text)}</span></li>'
+        f'<li class="{advice.level}"><span class="level">{_WORDS[advice.level]}</span> '
+        f"<span>{text(advice.text)}</span></li>"
         for advice in report.advice
     )
     said = f'<ol class="advice">{items}</ol>' if items else "<p>Nothing to mend or to look at.</p>"
@@ -56,7 +57,8 @@ def time(report: QualityReport) -> str:
     )
     gaps = [[text(start), text(end), duration(seconds)] for start, end, seconds in report.gaps]
     shown = table(["from (UTC)", "to (UTC)", "#duration"], gaps, "Longest gaps")
-    longest_gaps = fold(f"The {len(gaps)} longest gaps of {report.gap_count}", shown) if gaps else "<p>No gaps.</p>"
+    which = f"The {len(gaps)} longest of {report.gap_count} gaps" if len(gaps) < report.gap_count else "The gaps"
+    longest_gaps = fold(which, shown) if gaps else "<p>No gaps.</p>"
     return f'<dl class="facts">{listed}</dl>\n{keys}\n{drawn}\n{time_axis(report.time_line)}\n{longest_gaps}'
 
 
@@ -139,8 +141,8 @@ def _delays(report: QualityReport) -> str:
     reach = duration(report.analysis.searched * report.period_s)
     note = (
         "<p class='note'>Dead time: whole sample periods that pass before the first effect, beside the one that every "
-        "sampled system has. ↑: a larger command raises the state; ↓: lowers it. The share, and the depth of the colour: "
-        "how much of the state's change from sample to sample, as far as its own past leaves it open, the action "
+        "sampled system has. ↑: a larger command raises the state; ↓: lowers it. The share, and the depth of the "
+        "colour: how much of the state's change from sample to sample, as far as its past leaves it open, the action "
         f"explains. Effects within {reach} were looked for, with a linear model of all actions at once.</p>"
     )
     return table(["state", *names], rows, "Delays: states in rows, actions in columns") + note
@@ -166,8 +168,9 @@ def _history(items: tuple[NeededHistory, ...], period_s: float) -> str:
         if item.needed is None:
             needed, judged = "", "no effect seen"
         else:
-            needed = f"{item.needed}{' or more' if item.reaches_end else ''} ({duration(item.needed * period_s)})"
-            judged = "✗ raise it" if item.needed > item.asked else "✓ enough"
+            back = f" ({duration(item.needed * period_s)})" if item.needed else ""
+            needed = f"{item.needed}{' or more' if item.reaches_end else ''}{back}"
+            judged = "✗\u00a0raise\u00a0it" if item.needed > item.asked else "✓\u00a0enough"
         rows.append([text(item.tag), item.role, str(item.asked), needed, judged])
     return table(["tag", "role", "#plant file asks", "#data show", ""], rows, "History: asked and needed")
 

@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from controlkit.align import NS
-from controlkit.dataset import TransitionDataset
 from controlkit.ingest.analysis import analyse
+from controlkit.ingest.assess import TagAssessment
 from controlkit.ingest.episodes import Rules
+from controlkit.ingest.flags import Flagged
+from controlkit.ingest.grid import Kept
+from controlkit.ingest.operation import FeedbackAssessment
 from controlkit.ingest.quality_report.advice import advise, headline, verdict
 from controlkit.ingest.quality_report.record import (
     EpisodeSpan,
@@ -63,60 +66,17 @@ class Source(Protocol):
     def unknown_codes(self) -> tuple[str, ...]: ...
 
 
-class Stretch(Protocol):
-    """A flagged stretch; see `FlaggedStretch`."""
-
-    @property
-    def reason(self) -> str: ...
-    @property
-    def from_ns(self) -> int: ...
-    @property
-    def to_ns(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-
-
-class Assessed(Protocol):
-    """What was found about the samples of a tag: counts, figures of the used ones, flags, warnings."""
-
-    @property
-    def account(self) -> object: ...
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
-    @property
-    def mean(self) -> float | None: ...
-    @property
-    def std(self) -> float | None: ...
-    @property
-    def flags(self) -> Sequence[Stretch]: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-
-
-class Compared(Protocol):
-    """A feedback against its command: stretches in which it lies apart, and sentences."""
-
-    @property
-    def feedback(self) -> str: ...
-    @property
-    def flags(self) -> Sequence[Stretch]: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-
-
 def summarise(
     spec: PlantSpec,
     sources: Sequence[Source],
-    assessments: Mapping[str, Assessed],
+    assessments: Mapping[str, TagAssessment],
     rules: Rules,
     statistics: LogStatistics,
-    dataset: TransitionDataset,
+    kept: Kept,
     quarantine: Quarantine,
     examples: Sequence[tuple[str, str, str, str]],
     *,
-    feedback: Sequence[Compared] = (),
+    feedback: Sequence[FeedbackAssessment] = (),
     warnings: Sequence[str] = (),
 ) -> QualityReport:
     """The report on an ingest.
@@ -127,7 +87,7 @@ def summarise(
         assessments: every tag's samples, by its name in the plant file.
         rules: what each rule removed.
         statistics: of all rows of the log.
-        dataset: made of the kept ones.
+        kept: what the data set is made of.
         quarantine: what could not be used.
         examples: of it: place (file and line), tag, text, reason.
         feedback: how measured valve positions follow their commands.
@@ -137,11 +97,10 @@ def summarise(
     for one in feedback:
         tags[one.feedback] = replace(tags[one.feedback], flags=tags[one.feedback].flags + _flags(one.flags))
     described = tuple(_source(source) for source in sources)
-    analysis = analyse(dataset)
-    starts = np.flatnonzero(np.append(True, dataset.episode[1:] != dataset.episode[:-1]))
-    lengths = np.diff(np.append(starts, len(dataset)))
-    transitions = len(dataset.transitions)
-    told = [text for found in (*assessments.values(), *feedback) for text in found.warnings]
+    analysis = analyse(kept.sample)
+    lengths, transitions = kept.rows, kept.transitions
+    told = [text for found in assessments.values() for text in found.warnings]
+    told += [text for one in feedback for text in one.warnings]
     advice = advise(spec, transitions, rules, described, tags, [*told, *warnings], analysis)
     gaps = sorted(rules.gaps, key=lambda gap: gap.from_ns - gap.to_ns)[:LISTED_GAPS]
     first = min(source.first_ns for source in sources)
@@ -156,11 +115,11 @@ def summarise(
         span_s=(last - first) / NS,
         rows=rules.rows,
         rows_kept=rules.rows_kept,
-        episodes=len(starts),
-        steps=len(dataset) - len(starts),
+        episodes=len(lengths),
+        steps=int(lengths.sum()) - len(lengths),
         transitions=transitions,
         verdict=verdict(advice),
-        headline=headline(spec, transitions, len(starts), rules.rows_kept * spec.period_s, advice),
+        headline=headline(spec, transitions, len(lengths), rules.rows_kept * spec.period_s, advice),
         advice=advice,
         samples=accounted + len(quarantine) + sum(source.ignored for source in sources),
         sources=described,
@@ -172,7 +131,7 @@ def summarise(
         gap_count=len(rules.gaps),
         gap_s=sum(gap.to_ns - gap.from_ns for gap in rules.gaps) / NS,
         episode_rows=(int(lengths.min()), int(np.median(lengths)), int(lengths.max())),
-        spans=_spans(dataset, starts, lengths, spec.period_s),
+        spans=_spans(kept),
         time_line=_time_line(spec, statistics),
         analysis=analysis,
         quarantine=quarantine.counts(),
@@ -190,7 +149,7 @@ def _source(source: Source) -> SourceQuality:
     )  # fmt: skip
 
 
-def _tag(spec: PlantSpec, name: str, found: Assessed, statistics: LogStatistics) -> TagQuality:
+def _tag(spec: PlantSpec, name: str, found: TagAssessment, statistics: LogStatistics) -> TagQuality:
     counts = SampleCounts(**{field.name: int(getattr(found.account, field.name)) for field in fields(SampleCounts)})
     drawn = name in (*spec.frame_tags, *spec.action_tags)
     figures = statistics.figures(name) if drawn else None
@@ -210,7 +169,7 @@ def _tag(spec: PlantSpec, name: str, found: Assessed, statistics: LogStatistics)
     )
 
 
-def _flags(flags: Sequence[Stretch]) -> tuple[FlaggedStretch, ...]:
+def _flags(flags: Sequence[Flagged]) -> tuple[FlaggedStretch, ...]:
     return tuple(FlaggedStretch(f.reason, int(f.from_ns), int(f.to_ns), int(f.samples)) for f in flags)
 
 
@@ -220,7 +179,7 @@ def _histogram(statistics: LogStatistics, tag: str) -> Histogram:
 
 
 def _trend(statistics: LogStatistics, tag: str) -> Trend:
-    strip = statistics.strip(tag)
+    strip = statistics.trend(tag)
     return Trend(_numbers(strip.low), _numbers(strip.mean), _numbers(strip.high), _numbers(strip.usable))
 
 
@@ -231,16 +190,14 @@ def _time_line(spec: PlantSpec, statistics: LogStatistics) -> TimeLine:
     return TimeLine(start, statistics.width_ns, full, tuple(rows.tolist()), tuple(kept.tolist()))
 
 
-def _spans(
-    dataset: TransitionDataset, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], period_s: float
-) -> tuple[EpisodeSpan, ...]:
+def _spans(kept: Kept) -> tuple[EpisodeSpan, ...]:
     """The episodes, or where there are very many of them, runs of as many that follow each other."""
-    at_a_time = -(-len(starts) // LISTED_SPANS)
+    at_a_time = -(-len(kept.rows) // LISTED_SPANS)
     spans = []
-    for i in range(0, len(starts), at_a_time):
-        first, rows = int(starts[i]), int(lengths[i : i + at_a_time].sum())
-        end = int(dataset.time_ns[first + rows - 1])
-        spans.append(EpisodeSpan(int(dataset.time_ns[first]), end, rows, len(starts[i : i + at_a_time])))
+    for i in range(0, len(kept.rows), at_a_time):
+        rows = kept.rows[i : i + at_a_time]
+        last = int(kept.last_ns[i : i + at_a_time][-1])
+        spans.append(EpisodeSpan(int(kept.first_ns[i]), last, int(rows.sum()), len(rows)))
     return tuple(spans)
 
 

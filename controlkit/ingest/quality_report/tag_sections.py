@@ -59,7 +59,7 @@ def _tag(report: QualityReport, name: str, tag: TagQuality) -> str:
     inner = _histogram(name, tag) + _flags(report, by_reason)
     if inner:
         what = ["histogram"] if tag.histogram is not None else []
-        what += [f"{len(tag.flags)} flagged stretches"] if tag.flags else []
+        what += [f"flagged: {_many(len(tag.flags))}"] if tag.flags else []
         parts.append(fold(f"{name}: {' and '.join(what)}", inner))
     return f'<article class="tag">{"".join(parts)}</article>'
 
