@@ -3,13 +3,16 @@
 Contenders of one figure are measured in turn within one run and the median of the rounds is taken, so that whatever
 else the machine does falls on both. Each figure is kept in `parts/`, and a run goes on where it was.
 
-Methods: `controlkit` and `d3rlpy` (updates; the second beside the first), `profile` (where the time goes) and `gpu`.
-Tasks: `sac` (17 observed numbers, 6 commands, 256 x 256, batch 256) and `dmsd` (4 state tags, 2 exogenous ones, 2
-commands; 10 candidates, a distilled reward, an ensemble of 7 networks of 2 or 4 layers of 200).
+Methods: `controlkit` and `d3rlpy` (updates; the second beside the first), `pandas` and `duckdb_asof` (ingest),
+`profile` (where the time goes) and `gpu`.
+Tasks: `sac` (17 observed numbers, 6 commands, 256 x 256, batch 256), `dmsd` (4 state tags, 2 exogenous ones, 2
+commands; 10 candidates, a distilled reward, an ensemble of 7 networks of 2 or 4 layers of 200), those of the ingest
+(`controlkit.benchmarks.ingest_speed`; `ingest-quick` and `ingest-200m` only where named) and `online`.
 """
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +22,7 @@ from typing import Any
 import torch
 
 from controlkit.artifacts import commit
+from controlkit.benchmarks import ingest_speed
 from controlkit.benchmarks.peer import D3RLPY, Peer, peer_python
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
 from controlkit.benchmarks.speed_gpu import SNAPSHOTS, candidates, measure_gpu
@@ -30,14 +34,16 @@ from controlkit.files import read_json, write_json, write_text
 from controlkit.progress import Progress
 
 SUITE = "speed"
-TASKS, METHODS = ("sac", "dmsd"), ("controlkit", "d3rlpy", "profile", "gpu")
+TASKS = ("sac", "dmsd", "ingest-csv", "ingest-grid", "online")
+METHODS = ("controlkit", "d3rlpy", "pandas", "duckdb_asof", "profile", "gpu")
+BY_DEFAULT = METHODS[:4]
 SAC, DMSD = Sizes(states=17, exogenous=0, actions=6), Sizes(states=4, exogenous=2, actions=2)
 UPDATES = 200  # in a round
 GPU_SECONDS = 120.0
 UNFILTERED = FilterConfig(enabled=False, samples=1, member_means=False, ensemble_mean=False)
 LAYERS = (2, 4)
 # metric -> decimals in the table
-SHOWN = {"ratio": 2, "projected_minutes": 1, "epoch_s": 3, "memory_gib": 2}
+SHOWN = {"ratio": 2, "projected_minutes": 1, "epoch_s": 3, "memory_gib": 2, "online_us_per_sample": 1}
 
 
 def run_suite(
@@ -49,7 +55,7 @@ def run_suite(
         out: folder for `results.json`, `table.md`, `profile.md` and the single figures.
         seeds: of the synthetic plant; three rounds of each.
         progress: is told of each round.
-        tasks, methods: which; of the tasks all, of the methods controlkit and d3rlpy where none is named.
+        tasks, methods: which; `TASKS` and `BY_DEFAULT` where none is named.
 
     Returns:
         The table, Markdown.
@@ -57,8 +63,9 @@ def run_suite(
     Raises:
         ControlkitError: an unknown task or method, or the peer cannot be had.
     """
-    tasks, methods = tasks or TASKS, methods or METHODS[:2]
-    for names, known, option in ((tasks, TASKS, "--tasks"), (methods, METHODS, "--methods")):
+    tasks, methods = tasks or TASKS, methods or BY_DEFAULT
+    every_task = (*TASKS, *(task for task in ingest_speed.SIZES if task not in TASKS))
+    for names, known, option in ((tasks, every_task, "--tasks"), (methods, METHODS, "--methods")):
         for name in names:
             if name not in known:
                 raise ControlkitError(f"unknown '{name}'", where=f"benchmark speed {option}", cure=nearest(name, known))
@@ -70,6 +77,11 @@ def run_suite(
     if "dmsd" in tasks and "controlkit" in methods:
         for layers in LAYERS:
             jobs[f"dmsd-{layers}x200"] = lambda layers=layers: _rollouts(layers, seeds, progress)  # type: ignore[misc]
+    for task in (task for task in tasks if task in ingest_speed.SIZES):
+        for method in (method for method in methods if method in ingest_speed.METHODS):
+            jobs[f"{task}-{method}"] = lambda t=task, m=method: _ingest(out / "logs", t, m, seeds, progress)  # type: ignore[misc]
+    if "online" in tasks and "controlkit" in methods:
+        jobs["online"] = lambda: _online(seeds, progress)
     if "gpu" in methods:
         for judges in (1, SNAPSHOTS):
             jobs[f"gpu-{judges}"] = lambda judges=judges: _gpu(judges, progress)  # type: ignore[misc]
@@ -82,6 +94,7 @@ def run_suite(
             write_json(part, [figure | stamp for figure in figures])
     if "profile" in methods:
         write_text(out / "profile.md", profile_tables(sac_config(), dmsd_config(LAYERS[0]), candidates(), UNFILTERED))
+    shutil.rmtree(out / "logs", ignore_errors=True)
     records = [Record(**figure) for part in sorted((out / "parts").glob("*.json")) for figure in read_json(part)]
     write_results(out, records)
     rows = [
@@ -176,6 +189,18 @@ def _rollouts(layers: int, seeds: int, progress: Progress) -> list[dict[str, Any
         progress.advance()
     task = f"dmsd {layers}x200"
     return [_figure(task, "controlkit", f"{name}_transitions_per_s", values, seeds) for name, values in rates.items()]
+
+
+def _ingest(folder: Path, task: str, method: str, seeds: int, progress: Progress) -> list[dict[str, Any]]:
+    found = ingest_speed.measure_ingest(folder, task, method, seeds, progress)
+    return [_figure(task, method, metric, values, seeds) for metric, values in found.items()]
+
+
+def _online(seeds: int, progress: Progress) -> list[dict[str, Any]]:
+    progress.start("online alignment", 1)
+    found = ingest_speed.measure_online(rounds=3 * seeds)
+    progress.advance()
+    return [_figure("online", "controlkit", "online_us_per_sample", found, seeds)]
 
 
 def _gpu(judges: int, progress: Progress) -> list[dict[str, Any]]:
