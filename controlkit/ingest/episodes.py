@@ -20,21 +20,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from controlkit.align import NS, AlignedLog, Samples, align_log, sample_times
+from controlkit.align import AlignedLog
+from controlkit.ingest.gaps import Gap
 from controlkit.layout import Layout
 from controlkit.objective import Objective
 from controlkit.spec import PlantSpec
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A stretch without any measurement, in nanoseconds UTC."""
-
-    from_ns: int
-    to_ns: int
 
 
 @dataclass(frozen=True)
@@ -64,101 +57,105 @@ class Rules:
 
 @dataclass(frozen=True)
 class Episodes:
-    """The rows that are kept.
+    """Which rows of the grid are kept.
 
     Attributes:
-        log: the aligned rows, N of them.
-        episode: (N,) number of the episode, from 0.
+        number: (T,) number of the episode that a row belongs to, from 0; -1 where it is left out.
         rules: what was left out.
     """
 
-    log: AlignedLog
-    episode: Int64 = field(repr=False)
+    number: Int64 = field(repr=False)
     rules: Rules
 
 
-def cut_episodes(spec: PlantSpec, samples: Mapping[str, Samples]) -> Episodes:
-    """Aligns the samples of every measured tag, command and mode (by name) and cuts the result."""
-    grid, block, gaps = _grid(spec, samples)
-    log = align_log(spec, samples, grid)
-    follows = np.append(block[1:] == block[:-1], False)[: len(grid)]  # (T,) whether the next row is one period later
-    in_mode, mode_kept = _modes(spec, samples, grid)
-    usable: Bool = np.asarray(log.mask.all(axis=1))
-    alive = in_mode & usable
-    both = alive & np.append(alive[1:], False)[: len(grid)] & follows
-    tripped: Bool = np.asarray(Objective(spec).tripped_rows(log.frames, log.actions, both[:-1])) & alive
-    known = log.action_mask.all(axis=1)
-    static = [i for i, tag in enumerate(spec.frame_tags) if spec.tags[tag].role == "static"]
-    moved = both & np.append((np.diff(log.frames[:, static], axis=0) != 0).any(axis=1), False)[: len(grid)]
-    # (T,) whether the row and the next are one step of an episode
-    joined = both & mode_kept & known & ~moved & ~tripped
+class EpisodeCutter:
+    """Looks at the aligned rows block by block; only a few flags of each row are kept until all have been seen.
 
-    starts = np.flatnonzero(alive & ~np.append(False, joined[:-1])[: len(grid)])
-    ends = np.flatnonzero(alive & ~joined)
-    length = ends - starts + 1
-    needed = max(spec.episodes.min_steps + 1, Layout.from_spec(spec).depth + 2)
-    long_enough = length >= needed
-    piece = np.repeat(np.arange(len(starts)), length)  # (rows alive,)
-    rows = np.flatnonzero(alive)
-    keep = long_enough[piece]
-    stay_tripped = tripped[rows] & ~keep & (length[piece] == 1)
-    leaves_mode = follows & alive & ~(mode_kept & np.append(in_mode[1:], True)[: len(grid)])
-    rules = Rules(
-        rows=len(grid),
-        rows_kept=int(keep.sum()),
-        rows_removed={
-            "mode not accepted": int((~in_mode).sum()),
-            "measurement unknown": int((in_mode & ~usable).sum()),
-            "plant stays tripped": int(stay_tripped.sum()),
-            "piece too short": int((~keep & ~stay_tripped).sum()),
-        },
-        cuts={
-            "gap": len(gaps),
-            "mode not accepted": int(leaves_mode.sum()),
-            "measurement unknown": int((follows & alive & ~np.append(usable[1:], True)[: len(grid)]).sum()),
-            "command unknown": int((both & ~known).sum()),
-            "static tag changes": int(moved.sum()),
-            "trip": int((both & tripped).sum()),
-        },
-        unusable={tag: int((in_mode & ~log.mask[:, i]).sum()) for i, tag in enumerate(spec.frame_tags)},
-        gaps=gaps,
-        longest=int(length.max(initial=0)),
-        needed=needed,
-    )
-    chosen = rows[keep]
-    numbers = np.cumsum(long_enough) - 1
-    return Episodes(_rows(log, chosen), numbers[piece[keep]].astype(np.int64), rules)
+    Args:
+        spec: the plant.
+    """
+
+    def __init__(self, spec: PlantSpec) -> None:
+        self._spec, self._objective = spec, Objective(spec)
+        self._static = [i for i, tag in enumerate(spec.frame_tags) if spec.tags[tag].role == "static"]
+        self._flags: dict[str, list[Bool]] = {name: [] for name in _FLAGS}
+        self._unusable = np.zeros(len(spec.frame_tags), dtype=np.int64)
+        self._before: tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32], bool] | None = None
+
+    def add(self, stretch: int, block: AlignedLog, now: Bool, after: Bool) -> None:
+        """Takes the next rows.
+
+        Args:
+            stretch: number of the stretch between gaps that they lie in.
+            block: the rows, one period apart.
+            now: (T,) whether all modes are accepted at each sample time.
+            after: (T,) and throughout the period after it.
+        """
+        if not len(block.time_ns):
+            return
+        usable = np.asarray(block.mask.all(axis=1))
+        alive = now & usable
+        frames, actions, living = block.frames, block.actions, alive
+        follows = np.ones(len(alive) - 1, dtype=np.bool_)  # whether the next row is one period later
+        if self._before is not None:
+            number, frame, action, was_alive = self._before
+            frames, actions = np.concatenate([frame, frames]), np.concatenate([action, actions])
+            living, follows = np.append(was_alive, alive), np.append(number == stretch, follows)
+        both = living[:-1] & living[1:] & follows
+        tripped: Bool = np.asarray(self._objective.tripped_rows(frames, actions, both))[-len(alive) :] & alive
+        moved = both & (np.diff(frames[:, self._static], axis=0) != 0).any(axis=1)
+        self._unusable += (now[:, None] & ~block.mask).sum(axis=0)
+        for name, flag in zip(
+            _FLAGS, (now, after, usable, block.action_mask.all(axis=1), tripped, follows, moved), strict=True
+        ):
+            self._flags[name].append(flag)
+        self._before = stretch, block.frames[-1:].copy(), block.actions[-1:].copy(), bool(alive[-1])
+
+    def finish(self, gaps: tuple[Gap, ...]) -> Episodes:
+        """Cuts what was added."""
+        flags = {name: np.concatenate([np.zeros(0, dtype=np.bool_), *parts]) for name, parts in self._flags.items()}
+        rows = len(flags["usable"])
+        # Flags between two rows have none for the last one.
+        follows, moved = (np.append(flags[name], False)[:rows] for name in ("follows", "moved"))
+        in_mode, mode_kept, usable, known, tripped = (flags[name] for name in _FLAGS[:5])
+        alive = in_mode & usable
+        both = alive & np.append(alive[1:], False)[:rows] & follows
+        # (T,) whether the row and the next are one step of an episode
+        joined = both & mode_kept & known & ~moved & ~tripped
+
+        starts = np.flatnonzero(alive & ~np.append(False, joined[:-1])[:rows])
+        length = np.flatnonzero(alive & ~joined) - starts + 1
+        needed = max(self._spec.episodes.min_steps + 1, Layout.from_spec(self._spec).depth + 2)
+        long_enough = length >= needed
+        numbers = np.where(long_enough, np.cumsum(long_enough) - 1, -1)
+        number = np.full(rows, -1, dtype=np.int64)
+        number[alive] = np.repeat(numbers, length)
+        stay_tripped = tripped[starts] & ~long_enough & (length == 1)
+        leaves_mode = follows & alive & ~(mode_kept & np.append(in_mode[1:], True)[:rows])
+        kept = int(length[long_enough].sum())
+        rules = Rules(
+            rows=rows,
+            rows_kept=kept,
+            rows_removed={
+                "mode not accepted": int((~in_mode).sum()),
+                "measurement unknown": int((in_mode & ~usable).sum()),
+                "plant stays tripped": int(stay_tripped.sum()),
+                "piece too short": int(alive.sum()) - kept - int(stay_tripped.sum()),
+            },
+            cuts={
+                "gap": len(gaps),
+                "mode not accepted": int(leaves_mode.sum()),
+                "measurement unknown": int((follows & alive & ~np.append(usable[1:], True)[:rows]).sum()),
+                "command unknown": int((both & ~known).sum()),
+                "static tag changes": int(moved.sum()),
+                "trip": int((both & tripped).sum()),
+            },
+            unusable=dict(zip(self._spec.frame_tags, self._unusable.tolist(), strict=True)),
+            gaps=gaps,
+            longest=int(length.max(initial=0)),
+            needed=needed,
+        )
+        return Episodes(number, rules)
 
 
-def _grid(spec: PlantSpec, samples: Mapping[str, Samples]) -> tuple[Int64, Int64, tuple[Gap, ...]]:
-    """Sample times (T,), the number of the stretch between gaps each lies in (T,), and the gaps."""
-    times = np.sort(np.concatenate([samples[tag].time_ns for tag in spec.frame_tags]), kind="stable")
-    broken = np.flatnonzero(np.diff(times) > spec.max_gap_s * NS)
-    first, last = times[np.append(0, broken + 1)], times[np.append(broken, len(times) - 1)]
-    grids = [sample_times(int(a), int(b), spec.period_s) for a, b in zip(first, last, strict=True)]
-    block = np.repeat(np.arange(len(grids)), [len(grid) for grid in grids])
-    gaps = tuple(Gap(int(times[i]), int(times[i + 1])) for i in broken)
-    return np.concatenate(grids), block, gaps
-
-
-def _modes(spec: PlantSpec, samples: Mapping[str, Samples], grid: Int64) -> tuple[Bool, Bool]:
-    """Whether all modes are accepted at each sample time, and throughout the period after it: (T,), (T,)."""
-    now, after = np.ones(len(grid), dtype=np.bool_), np.ones(len(grid), dtype=np.bool_)
-    for tag in spec.names("mode"):
-        mode = samples[tag]
-        # Here a sample that is not good is no reason to trust the one before it: the plant may be in any mode.
-        accepted = mode.good & np.isin(mode.value, spec.tags[tag].accept)
-        last = np.searchsorted(mode.time_ns, grid, side="right") - 1
-        end = np.searchsorted(mode.time_ns, grid + round(spec.period_s * NS), side="right")
-        refused = np.concatenate(([0], np.cumsum(~accepted)))
-        age_s = (grid - mode.time_ns[np.maximum(last, 0)]) / NS
-        now &= (last >= 0) & accepted[np.maximum(last, 0)] & (age_s <= spec.max_age_s(tag))
-        after &= refused[end] == refused[last + 1]
-    return now, after
-
-
-def _rows(log: AlignedLog, rows: Int64) -> AlignedLog:
-    return AlignedLog(
-        log.time_ns[rows], log.frames[rows], log.mask[rows], log.age_s[rows], log.actions[rows], log.changed[rows],
-        log.action_mask[rows],
-    )  # fmt: skip
+_FLAGS = ("in_mode", "mode_kept", "usable", "known", "tripped", "follows", "moved")

@@ -77,7 +77,7 @@ def ingest_flat(
         content = json.dumps(quality.to_dict(), indent=1, allow_nan=False) + "\n"
         dataset.save(out, extra={REPORT_JSON: content.encode(), REPORT_HTML: quality.to_html().encode()})
         bar.advance()
-    return IngestResult(dataset, quality)
+    return IngestResult(quality, folder=out, loaded=dataset)
 
 
 def flat_arrays(data: TransitionDataset) -> dict[str, np.ndarray]:

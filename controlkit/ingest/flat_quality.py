@@ -6,11 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from controlkit.align import AlignedLog
 from controlkit.dataset import TransitionDataset
-from controlkit.ingest.checks import Account
+from controlkit.ingest.assess import TagAssessment
+from controlkit.ingest.episodes import Rules
 from controlkit.ingest.flat_file import FlatFile
-from controlkit.ingest.report import QualityReport, SourceQuality, TagQuality
-from controlkit.ingest.timestamps import iso
+from controlkit.ingest.grid import BLOCK, Kept
+from controlkit.ingest.quality_report import QualityReport, summarise
+from controlkit.ingest.quarantine import Quarantine
+from controlkit.ingest.sample_rules import Account
+from controlkit.ingest.sources import StagedSource
+from controlkit.ingest.statistics import LogStatistics
 from controlkit.spec import PlantSpec
 
 
@@ -25,52 +31,56 @@ def flat_quality(
         data: what became of it.
         remarks: warnings that were found on the way.
     """
-    lengths = np.bincount(data.episode)
+    first_ns, last_ns = int(data.time_ns[0]), int(data.time_ns[-1])
     outside = {tag: int((~data.mask[:, i]).sum()) for i, tag in enumerate(spec.frame_tags)}
-    tags = {
-        tag: _tag(spec, tag, data.frames[data.mask[:, i], i], outside[tag]) for i, tag in enumerate(spec.frame_tags)
-    }
-    commands = np.isfinite(data.actions).all(axis=1)
-    tags |= {tag: _tag(spec, tag, data.actions[commands, i], 0) for i, tag in enumerate(spec.action_tags)}
-    return QualityReport(
-        plant=spec.name,
-        first=iso(int(data.time_ns[0])),
-        last=iso(int(data.time_ns[-1])),
-        span_s=float(data.time_ns[-1] - data.time_ns[0]) / 1e9,
+    statistics = LogStatistics(spec, first_ns, last_ns)
+    for start in range(0, len(data), BLOCK):
+        block = _block(data, slice(start, start + BLOCK))
+        statistics.add(block, np.ones(len(block.time_ns), dtype=np.bool_))
+    lengths = np.bincount(data.episode)
+    rules = Rules(
         rows=len(data),
         rows_kept=len(data),
-        episodes=len(lengths),
-        steps=int((data.episode[1:] == data.episode[:-1]).sum()),
-        transitions=len(data.transitions),
-        sources=tuple(SourceQuality(file.path.name, file.sha256, "flat", len(file), 0) for file in files),
-        tags=tags,
         rows_removed={},
         cuts={"end of an episode": len(lengths)},
-        unusable_rows=outside,
+        unusable=outside,
         gaps=(),
-        gap_count=0,
-        gap_s=0.0,
-        episode_rows=(int(lengths.min()), int(np.median(lengths)), int(lengths.max())),
-        changed_share=dict.fromkeys(spec.action_tags, 0.0),
-        warnings=(*remarks, *_warnings(spec, files, data, outside)),
+        longest=int(lengths.max()),
+        needed=data.layout.depth + 2,
     )
+    assessed = {tag: _tag(tag, data.frames[data.mask[:, i], i], outside[tag]) for i, tag in enumerate(spec.frame_tags)}
+    commands = np.isfinite(data.actions).all(axis=1)
+    assessed |= {tag: _tag(tag, data.actions[commands, i], 0) for i, tag in enumerate(spec.action_tags)}
+    cells = len(spec.frame_tags) + len(spec.action_tags)
+    sources = [
+        StagedSource(f.path.name, str(f.path), f.sha256, "flat", len(f), len(f) * cells, 0, first_ns, last_ns)
+        for f in files
+    ]
+    return summarise(
+        spec, sources, assessed, rules, statistics, Kept.whole(data), Quarantine(), (),
+        warnings=(*remarks, *_warnings(files, data, outside)),
+    )  # fmt: skip
 
 
-def _tag(spec: PlantSpec, tag: str, values: np.ndarray, outside: int) -> TagQuality:
-    account = Account(len(values) + outside, len(values), 0, 0, outside, 0)
-    low, mean, high, std = (float(figure) for figure in (values.min(), values.mean(), values.max(), values.std()))
-    return TagQuality(spec.tags[tag].role, spec.tags[tag].unit, account, low, mean, high, std, 0.0)
+def _block(data: TransitionDataset, rows: slice) -> AlignedLog:
+    actions = data.actions[rows]
+    return AlignedLog(
+        data.time_ns[rows], data.frames[rows], data.mask[rows], data.age_s[rows], actions, data.changed[rows],
+        np.isfinite(actions),
+    )  # fmt: skip
 
 
-def _warnings(
-    spec: PlantSpec, files: Sequence[FlatFile], data: TransitionDataset, outside: dict[str, int]
-) -> list[str]:
+def _tag(tag: str, values: np.ndarray, outside: int) -> TagAssessment:
+    account = Account(samples=len(values) + outside, used=len(values), out_of_range=outside)
+    low, high, mean, std = (float(figure) for figure in (values.min(), values.max(), values.mean(), values.std()))
+    still = (f"{tag}: never changes ({low:g}); no model can learn what it does",) if low == high else ()
+    return TagAssessment(tag, account, low, high, mean, std, (), still)
+
+
+def _warnings(files: Sequence[FlatFile], data: TransitionDataset, outside: dict[str, int]) -> list[str]:
     found = [
         f"{tag}: {count} samples lie outside its range and are not used" for tag, count in outside.items() if count
     ]
-    for i, tag in enumerate(spec.frame_tags):
-        if spec.tags[tag].role == "exogenous" and np.ptp(data.frames[:, i]) == 0:
-            found.append(f"{tag}: never changes ({data.frames[0, i]:g}); no model can learn what it does")
     for file in files:
         again = file.duplicates
         if again.size:

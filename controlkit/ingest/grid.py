@@ -12,7 +12,7 @@ import numpy.typing as npt
 from controlkit.align import AlignedLog
 from controlkit.dataset import DatasetWriter, TransitionDataset
 from controlkit.ingest.blocks import aligned_blocks, modes
-from controlkit.ingest.cutting import EpisodeCutter, Episodes
+from controlkit.ingest.episodes import EpisodeCutter, Episodes
 from controlkit.ingest.gaps import find_gaps
 from controlkit.ingest.rows import Rows
 from controlkit.ingest.stage import Stage

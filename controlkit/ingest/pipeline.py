@@ -1,46 +1,71 @@
 """Ingest: plant logs -> data set and data-quality report.
 
-Sources are read and checked (`reader`, `checks`), put on the grid of the sample period causally (`controlkit.align`),
-cut into episodes (`episodes`), and written as one `TransitionDataset` with the report beside it. Nothing is written
-unless everything is right, and then all of it at once.
+    sources ──▶ samples on disk, tag by tag (`sources`, `stage`) ──▶ usable samples (`assess`)
+            ──▶ rows of the grid (`blocks`, `controlkit.align`) ──▶ episodes (`episodes`) ──▶ data set and report
+
+What cannot be understood goes to quarantine on the way, with its place in the log. A log passes through memory in
+blocks, so that its length costs time and disk but no memory. Nothing is written unless everything is right, and then
+all of it at once.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from controlkit.dataset import TransitionDataset
+from controlkit.dataset.store import writing
 from controlkit.errors import DataError
-from controlkit.ingest.checks import Tagged, collect
-from controlkit.ingest.columns import missing_tag
-from controlkit.ingest.episodes import Episodes, cut_episodes
+from controlkit.files import write_json
+from controlkit.ingest import grid
+from controlkit.ingest.assess import TagAssessment, assess
+from controlkit.ingest.episodes import Rules
 from controlkit.ingest.flat_sources import is_flat
-from controlkit.ingest.reader import Source
-from controlkit.ingest.report import QualityReport, SourceQuality
-from controlkit.ingest.summary import summarise
+from controlkit.ingest.operation import accepted_share, assess_feedback
+from controlkit.ingest.quality_report import QualityReport, summarise
+from controlkit.ingest.quarantine import Quarantined
+from controlkit.ingest.sources import StagedLog, stage_sources
+from controlkit.ingest.stage import USABLE, Stage
+from controlkit.ingest.statistics import LogStatistics
+from controlkit.ingest.stop_rule import require_few_quarantined, sources_of
+from controlkit.ingest.tag_warnings import log_warnings
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
 
-MEMORY_LIMIT = "1GB"  # of the reading; beyond it DuckDB uses the disk
-REPORT_JSON, REPORT_HTML = "quality.json", "quality.html"
+REPORT_JSON, REPORT_HTML, QUARANTINE = "quality.json", "quality.html", "quarantine.parquet"
+EXAMPLES = 5  # shown of each reason for quarantine
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """A data set and the report on how it came about."""
+    """What an ingest made.
 
-    dataset: TransitionDataset
+    Attributes:
+        quality: the report on how it came about.
+        folder: where the data set was written, if it was.
+        loaded: the data set, where it was not written.
+    """
+
     quality: QualityReport
+    folder: Path | None = None
+    loaded: TransitionDataset | None = None
+
+    @cached_property
+    def dataset(self) -> TransitionDataset:
+        """The data set; read from its folder when it is first asked for."""
+        if self.loaded is not None:
+            return self.loaded
+        assert self.folder is not None
+        return TransitionDataset.load(self.folder)
 
 
 def ingest(
     spec: PlantSpec,
-    sources: Sequence[Path],
+    sources: Sequence[Path | str],
     out: Path | None,
     *,
     max_bad_share: float = 0.01,
@@ -49,17 +74,20 @@ def ingest(
     """Makes a data set from plant logs.
 
     Args:
-        spec: the plant.
-        sources: CSV or Parquet files, long or wide, in any order; a tag may be spread over several of them. Or flat
-            sources, one row per transition: `.npz`, D4RL's `.hdf5`, `minari:NAME` (see `controlkit.ingest.flat`).
-        out: folder for the data set, `quality.json` and `quality.html`; an earlier data set there is replaced once the
-            new one is complete. With None nothing is written.
+        spec: the plant; its section `log` says what the historian's records mean.
+        sources: files (CSV, Parquet, Arrow; long or wide), folders and patterns of them, addresses of databases, in any
+            order; a tag may be spread over several. Or flat sources, one row per transition: `.npz`, D4RL's `.hdf5`,
+            `minari:NAME` (see `controlkit.ingest.flat`).
+        out: folder for the data set, `quality.json`, `quality.html` and, where there is anything in it,
+            `quarantine.parquet`; an earlier data set there is replaced once the new one is complete. With None nothing
+            is written.
         max_bad_share: the largest share of a measured tag's samples that may lie outside its range before the plant
             file or the log must be wrong; a larger share of bad quality is a warning.
         progress: what the work reports to.
 
     Raises:
-        DataError: something in the logs cannot be used; names file, line and cure.
+        DataError: something in the logs cannot be used, or too much of it is in quarantine (`log.max_quarantined`);
+            names file, line and cure.
         ControlkitError: the data set cannot be written; what stood at `out` is untouched.
     """
     bar = progress or Silent()
@@ -68,89 +96,98 @@ def ingest(
     if any(is_flat(Path(source)) for source in sources):
         from controlkit.ingest.flat import ingest_flat
 
-        return ingest_flat(spec, sources, out, max_bad_share=max_bad_share, progress=progress)
-    unknown_words: dict[str, tuple[str, ...]] = {}
+        return ingest_flat(spec, [Path(s) for s in sources], out, max_bad_share=max_bad_share, progress=progress)
     with tempfile.TemporaryDirectory(prefix="controlkit-") as scratch:
-        opened = _opened(spec, sources, Path(scratch), bar)
-        used = [name for name, tag in spec.tags.items() if tag.role != "ignore"]
-        where = ", ".join(str(source.path) for source in opened)
-        holders = {name: [source for source in opened if name in source.names()] for name in used}
-        found = [spec.tags[name].column or name for source in opened for name in source.names()]
-        for name in used:
-            if not holders[name]:
-                raise missing_tag(name, spec, found, where)
-        bar.start("check samples", len(used))
-        tagged: dict[str, Tagged] = {}
-        for name in used:
-            tagged[name] = collect(spec, name, holders[name], max_bad_share)
-            bar.advance()
-        files = _file_names(opened)
-        unknown_words = {files[i]: source.unknown_codes for i, source in enumerate(opened) if source.unknown_codes}
-        described = tuple(
-            SourceQuality(
-                files[i], source.sha256, source.columns.form, source.rows,
-                sum(source.count(name) for name in source.names() if spec.tags[name].role == "ignore"),
-            )
-            for i, source in enumerate(opened)
-        )  # fmt: skip
-    bar.start("cut episodes", 1)
-    samples = {name: one.samples for name, one in tagged.items()}
-    episodes = cut_episodes(spec, samples)
-    if not len(episodes.log.time_ns):
-        raise _too_short(spec, episodes, where)
-    dataset = TransitionDataset.from_frames(
-        spec,
-        frames=episodes.log.frames,
-        actions=episodes.log.actions,
-        episode=episodes.episode,
-        time_ns=episodes.log.time_ns,
-        mask=episodes.log.mask,
-        age_s=episodes.log.age_s,
-        changed=episodes.log.changed,
-        sources={source.name: source.sha256 for source in described},
-    )
-    dataset.require_transitions(where)
-    quality = summarise(spec, described, tagged, episodes, dataset, max_bad_share, unknown_words)
+        work = Path(scratch)
+        log = stage_sources(spec, sources, work / "read", progress=bar)
+        usable, found = _assessed(spec, log, work / "usable", max_bad_share, bar)
+        rows = grid.align(spec, usable, work / "rows", bar)
+        if not rows.episodes.rules.rows_kept:
+            raise _too_short(spec, rows.episodes.rules, sources_of(log))
+        with writing(out or work / "data") as folder:
+            quality = _write(spec, log, found, usable, rows, folder, bar)
+        if out is not None:
+            return IngestResult(quality, folder=out)
+        return IngestResult(quality, loaded=TransitionDataset.load(work / "data"))
+
+
+def _assessed(
+    spec: PlantSpec, log: StagedLog, scratch: Path, max_bad_share: float, bar: Progress
+) -> tuple[Stage, dict[str, TagAssessment]]:
+    """The usable samples of every tag, and what is known about each."""
+    require_few_quarantined(spec, log)
+    usable = Stage(scratch, log.stage.tags, USABLE)
+    found: dict[str, TagAssessment] = {}
+    bar.start("check samples", len(usable.tags))
+    for name in usable.tags:
+        found[name] = assess(spec, name, log, usable, max_bad_share=max_bad_share)
+        log.stage.remove(name)
+        bar.advance()
+    require_few_quarantined(spec, log)
+    return usable, found
+
+
+def _write(
+    spec: PlantSpec,
+    log: StagedLog,
+    found: Mapping[str, TagAssessment],
+    usable: Stage,
+    rows: grid.Grid,
+    folder: Path,
+    bar: Progress,
+) -> QualityReport:
+    """Data set, report and quarantine in a folder that is being written."""
+    first_ns, last_ns = rows.stretches[0][0], rows.stretches[-1][1]
+    statistics = LogStatistics(spec, first_ns, last_ns)
+    kept = grid.write(spec, rows, folder, {s.name: s.sha256 for s in log.sources}, statistics, bar)
+    if not kept.transitions:
+        kept.sample.require_transitions(sources_of(log))
+    bar.start("report", 1)
+    followed = [assess_feedback(spec, tag, usable) for tag in spec.names("feedback")]
+    feedback = [one for one in followed if one is not None]
+    modes = {mode: accepted_share(spec, mode, usable, first_ns, last_ns) for mode in spec.names("mode")}
+    told = [warning for source in log.sources for warning in source.warnings]
+    told += [f"{mode}: accepted {100 * share:.1f} % of the time" for mode, share in modes.items() if share < 1]
+    entries = log.quarantine.listed
+    quality = summarise(
+        spec, log.sources, found, rows.episodes.rules, statistics, kept, log.quarantine, _examples(log, entries),
+        feedback=feedback, warnings=[*told, *log_warnings(spec, found)],
+    )  # fmt: skip
+    write_json(folder / REPORT_JSON, quality.to_dict())
+    (folder / REPORT_HTML).write_text(quality.to_html(), encoding="utf-8")
+    if entries:
+        _write_quarantine(log, entries, folder / QUARANTINE)
     bar.advance()
-    if out is not None:
-        bar.start("write", 1)
-        content = json.dumps(quality.to_dict(), indent=1, allow_nan=False) + "\n"
-        dataset.save(out, extra={REPORT_JSON: content.encode(), REPORT_HTML: quality.to_html().encode()})
-        bar.advance()
-    return IngestResult(dataset, quality)
+    return quality
 
 
-def _opened(spec: PlantSpec, paths: Sequence[Path], scratch: Path, bar: Progress) -> list[Source]:
-    """The sources in order of their first time stamp."""
-    import duckdb
-
-    try:
-        connection = duckdb.connect(str(scratch / "log.duckdb"), config={"memory_limit": MEMORY_LIMIT})
-        connection.execute(f"SET temp_directory = '{str(scratch / 'spill').replace(chr(39), chr(39) * 2)}'")
-        connection.execute("SET enable_progress_bar = false")
-    except duckdb.Error as problem:
-        reason = str(problem).splitlines()[0]
-        raise DataError(f"no room for working files ({reason})", where=str(scratch), cure="Free some space.") from None
-    bar.start("read", len(paths))
-    sources: list[Source] = []
-    for i, path in enumerate(paths):
-        sources.append(Source(connection, Path(path), spec, f"source{i}"))
-        bar.advance()
-    same = [path for path, count in Counter(source.sha256 for source in sources).items() if count > 1]
-    if same:
-        twice = [str(source.path) for source in sources if source.sha256 == same[0]]
-        raise DataError("the same log was given twice", where=" and ".join(twice), cure="Name it once.")
-    return sorted(sources, key=lambda source: source.first_ns)
+def _examples(log: StagedLog, entries: Sequence[Quarantined]) -> list[tuple[str, str, str, str]]:
+    """The first rows in quarantine for each reason: place, tag, text, reason."""
+    shown: Counter[str] = Counter()
+    examples = []
+    for entry in entries:
+        shown[entry.reason] += 1
+        if shown[entry.reason] <= EXAMPLES:
+            examples.append((log.place(entry.source, entry.row), entry.tag, entry.text, entry.reason))
+    return examples
 
 
-def _file_names(sources: Sequence[Source]) -> list[str]:
-    """A name for each file: its own, and a number behind it where two folders hold the same name."""
-    names = [source.path.name for source in sources]
-    return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
+def _write_quarantine(log: StagedLog, entries: Sequence[Quarantined], path: Path) -> None:
+    """The rows that could not be used, as a table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "source": [log.sources[entry.source].name for entry in entries],
+        "place": [log.place(entry.source, entry.row) for entry in entries],
+        "tag": [entry.tag for entry in entries],
+        "text": [entry.text for entry in entries],
+        "reason": [entry.reason for entry in entries],
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def _too_short(spec: PlantSpec, episodes: Episodes, where: str) -> DataError:
-    rules = episodes.rules
+def _too_short(spec: PlantSpec, rules: Rules, where: str) -> DataError:
     removed = {name: count for name, count in rules.rows_removed.items() if count and name != "piece too short"}
     cuts = {name: count for name, count in rules.cuts.items() if count}
     reasons = [f"{count} rows left out by '{name}'" for name, count in removed.items()]

@@ -18,7 +18,7 @@ class StagedSource:
         name: short, for tables.
         location: path, or address without its password.
         sha256: of the file, or of the content of a query.
-        form: `long` has one record per sample, `wide` one per time stamp.
+        form: `long` has one record per sample, `wide` one per time stamp, `flat` one per transition.
         rows: records.
         samples: cells that hold or should hold a value of a tag: staged + quarantined + ignored.
         ignored: those of tags with role `ignore`.
@@ -30,7 +30,7 @@ class StagedSource:
     name: str
     location: str
     sha256: str
-    form: Literal["long", "wide"]
+    form: Literal["long", "wide", "flat"]
     rows: int
     samples: int
     ignored: int
