@@ -25,8 +25,9 @@ from controlkit.ingest.figures import Figures, Spread, spikes
 from controlkit.ingest.flags import Flagged, Flags
 from controlkit.ingest.order import in_order
 from controlkit.ingest.sample_rules import Account, Block
+from controlkit.ingest.sources.staged import StagedLog
 from controlkit.ingest.stage import BLOCK, USABLE, Code, Stage
-from controlkit.ingest.stop_rule import StagedLog, require_few_quarantined, sources_of
+from controlkit.ingest.stop_rule import require_few_quarantined, sources_of
 from controlkit.ingest.tag_warnings import Strays, tag_warnings
 from controlkit.spec import FRAME_ROLES, PlantSpec
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from controlkit.errors import DataError
 from controlkit.ingest import sample_rules as rules
-from controlkit.ingest.quarantine import Quarantine, Quarantined
-from controlkit.ingest.stage import Stage
+from controlkit.ingest.quarantine import Quarantined
+from controlkit.ingest.sources.staged import StagedLog
 from controlkit.spec import PlantSpec
 
 # What to do about a reason, where the plant file has a rule for it.
@@ -18,33 +15,6 @@ _CURES = {
     rules.OUTSIDE_LIMITS: "mend 'limits' of that action",
 }
 _NAMED = 3  # sources in a message
-
-
-class StagedSource(Protocol):
-    """What is asked here of a source: where it is, and how many records it has."""
-
-    @property
-    def location(self) -> str: ...
-
-    @property
-    def rows(self) -> int: ...
-
-
-class StagedLog(Protocol):
-    """What is asked here of a log that has been read: its samples by tag, its sources by number, its quarantine."""
-
-    @property
-    def stage(self) -> Stage: ...
-
-    @property
-    def sources(self) -> Sequence[StagedSource]: ...
-
-    @property
-    def quarantine(self) -> Quarantine: ...
-
-    def place(self, source: int, row: int) -> str:
-        """Where a record lies: `log.csv, line 7`."""
-        ...
 
 
 def require_few_quarantined(spec: PlantSpec, log: StagedLog) -> None:

@@ -20,9 +20,12 @@ from controlkit.ingest import figures
 from controlkit.ingest.assess import Account, TagAssessment, assess
 from controlkit.ingest.flags import Flagged, Flags
 from controlkit.ingest.sample_rules import BACKWARD, CONTRADICTION, NO_MEASUREMENT, OUTSIDE_LIMITS
+from controlkit.ingest.sources import stage_sources
+from controlkit.ingest.sources.staged import StagedLog
 from controlkit.ingest.stage import SAMPLE, USABLE, Code, Stage
 from controlkit.log_rules import LogRules
-from tests.ingest.staged import NS, START, Log, StagedFile, pairs, staged
+from controlkit.progress import Silent
+from tests.ingest.staged import NS, START, log_of, pairs, staged
 
 GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY = Code
 
@@ -385,6 +388,43 @@ def test_bad_quality_is_a_sentence_from_a_share_on(spec, tmp_path):
     assert found.warnings == ("door: never changes (0); no model can learn what it does",)
 
 
+# From a file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["long", "wide"])
+def test_the_samples_of_a_broken_log_all_end_somewhere(form, make_spec, rows, write_long, at, tmp_path):
+    noise = {"role": "ignore", "unit": "1", "range": [0, 1]}
+    spec = make_spec({"noise": noise}, log={"max_quarantined": 1})
+    rows[6] = (rows[6][0], "TT-101", "No Data", "good")
+    rows[9] = (rows[9][0], "TT-101", "999", "good")
+    rows[12] = (rows[12][0], "TT-101", "", "good")
+    rows[15] = (rows[15][0], "TT-101", "much", "good")
+    rows[17] = (rows[17][0], "power", "11", "good")
+    rows[21:21] = rows[18:21]
+    rows.insert(27, (at(2), "TT-101", "1", "good"))
+    rows[28:28] = [(at(2), "door", "0", "good"), (at(2), "power", "1", "good")]
+    rows += [(at(20), tag, "1", "good") for tag in ("TT-101", "door", "power")]
+    path = write_long([*rows, (at(20), "noise", "0.5", "good")])
+    if form == "wide":
+        lines = [f"{rows[i][0]},{rows[i][2]},{rows[i + 1][2]},{rows[i + 2][2]},0" for i in range(0, len(rows), 3)]
+        path.write_text("\n".join(["timestamp,TT-101,door,power,noise", *lines]))
+    log = stage_sources(spec, [path], tmp_path / "scratch", progress=Silent())
+    read = len(log.quarantine)
+    usable = Stage(tmp_path / "usable", log.stage.tags, USABLE)
+    accounts = {tag: assess(spec, tag, log, usable).account for tag in log.stage.tags}
+    total = {field.name: sum(getattr(one, field.name) for one in accounts.values()) for field in fields(Account)}
+    ignored = 1 if form == "long" else len(rows) // 3
+    assert total == {
+        "samples": 68, "used": 58, "bad_quality": 1, "uncertain": 0, "substituted": 0, "empty": 1, "out_of_range": 1,
+        "frozen": 0, "quarantined": 4, "merged": 3,
+    }  # fmt: skip
+    assert read == 1
+    assert log.sources[0].ignored == ignored
+    assert log.sources[0].samples == total["samples"] + read + ignored
+    assert log.quarantine.counts() == {NO_MEASUREMENT: 1, OUTSIDE_LIMITS: 1, BACKWARD: 3}
+    assert [usable.count(tag) for tag in log.stage.tags] == [accounts[tag].used for tag in log.stage.tags]
+
+
 # Flags ---------------------------------------------------------------------------------------------------------------
 
 
@@ -414,7 +454,7 @@ def test_stretches_are_those_of_a_slow_loop_however_the_blocks_end(found, most, 
 # Size ----------------------------------------------------------------------------------------------------------------
 
 
-def big_log(folder: Path, count: int) -> Log:
+def big_log(folder: Path, count: int) -> StagedLog:
     rng = np.random.default_rng(0)
     made = np.zeros(count, dtype=SAMPLE)
     made["time_ns"] = START + np.arange(count) * NS
@@ -425,7 +465,7 @@ def big_log(folder: Path, count: int) -> Log:
     made["time_ns"][again] = made["time_ns"][again - 1]
     stage = Stage(folder / "staged", ("temperature",))
     stage.append_tag("temperature", made)
-    return Log(stage, (StagedFile("log.csv", count),), staged(folder / "none", "temperature").quarantine)
+    return log_of(stage, count)
 
 
 ALL_ON = {"temperature": {"frozen": {"after_s": 60, "within": 0.001}, "spike_z": 8}}

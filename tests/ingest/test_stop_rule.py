@@ -11,7 +11,7 @@ from controlkit.ingest.stop_rule import require_few_quarantined
 from tests.ingest.staged import staged
 
 
-def log_of(folder, rows, *entries, files=1):
+def quarantined_log(folder, rows, *entries, files=1):
     """A log of so many rows a file; entries are (source, row, tag, text, reason)."""
     log = staged(folder, "temperature", *[[]] * files, rows=rows)
     for source, row, tag, text, reason in entries:
@@ -20,15 +20,15 @@ def log_of(folder, rows, *entries, files=1):
 
 
 def test_up_to_the_share_nothing_happens(spec, tmp_path):
-    require_few_quarantined(spec, log_of(tmp_path, 0))
+    require_few_quarantined(spec, quarantined_log(tmp_path, 0))
     entries = [(0, row, "door", "x", "no number") for row in range(10)]
-    require_few_quarantined(spec, log_of(tmp_path, 1000, *entries))
+    require_few_quarantined(spec, quarantined_log(tmp_path, 1000, *entries))
     with pytest.raises(DataError, match=r"10 of 999 rows \(1 %\) cannot be used"):
-        require_few_quarantined(spec, log_of(tmp_path, 999, *entries))
+        require_few_quarantined(spec, quarantined_log(tmp_path, 999, *entries))
 
 
 def test_the_message_tells_reasons_first_examples_and_cures(make_spec, tmp_path):
-    log = log_of(
+    log = quarantined_log(
         tmp_path, 50,
         (1, 7, "door", "3", CONTRADICTION),
         (0, 9, "door", "ajar", "no number"),
@@ -53,15 +53,15 @@ def test_the_message_tells_reasons_first_examples_and_cures(make_spec, tmp_path)
 
 def test_cells_of_one_row_count_once(spec, tmp_path):
     entries = [(0, row, f"t{i}", "2024", BACKWARD) for row in range(4) for i in range(50)]
-    require_few_quarantined(spec, log_of(tmp_path, 400, *entries))
+    require_few_quarantined(spec, quarantined_log(tmp_path, 400, *entries))
     with pytest.raises(DataError, match="4 of 399 rows"):
-        require_few_quarantined(spec, log_of(tmp_path, 399, *entries))
+        require_few_quarantined(spec, quarantined_log(tmp_path, 399, *entries))
 
 
 def test_what_is_not_listed_counts_in_proportion(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(quarantine, "LISTED", 20)
     entries = [(0, row, f"t{i}", "2024", BACKWARD) for row in range(40) for i in range(2)]
-    log = log_of(tmp_path, 1000, *entries)
+    log = quarantined_log(tmp_path, 1000, *entries)
     assert (len(log.quarantine.listed), len(log.quarantine)) == (20, 80)
     with pytest.raises(DataError, match="40 of 1000 rows"):
         require_few_quarantined(spec, log)
