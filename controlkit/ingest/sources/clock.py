@@ -115,7 +115,9 @@ class Clock:
         naive = stamps.offset_min == NAIVE
         self._one_kind(naive, stamps.readable, row)
         problems = {UNREADABLE: ~stamps.readable}
-        utc = stamps.local_ns - np.where(naive, 0, stamps.offset_min) * (60 * NS)
+        utc = stamps.local_ns
+        if stamps.offset_min.any():
+            utc = utc - np.where(naive, 0, stamps.offset_min) * (60 * NS)
         naive &= stamps.readable
         if naive.any() and self._zone != "UTC":
             utc[naive] = self._from_clock(stamps.local_ns[naive], np.flatnonzero(naive), tag, problems)
@@ -196,7 +198,7 @@ class Clock:
         if not is_text(column.type):
             return of_dates(column)
         if self._numeric:
-            return self._ofnumbers_in(self._point(column))
+            return self._of_numbers(self._point(column))
         return of_iso(column) or stamp_text.parsed(column, self._day_first)
 
     def _point(self, column: pa.Array) -> pa.Array:

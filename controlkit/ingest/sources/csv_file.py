@@ -22,6 +22,7 @@ from controlkit.ingest.sources.values import decimal_mark
 from controlkit.spec import PlantSpec
 
 _DELIMITERS = (",", ";", "\t", "|")
+SMALLEST = 1 << 16  # bytes of a block
 _FEW_LINES = 64  # are taken apart one by one where Arrow cannot
 _SHOWN = 200  # signs of a line in quarantine
 OPEN_QUOTE = "a quotation mark is left open or stands inside a cell"
@@ -58,7 +59,7 @@ class CsvFile:
     def batches(self, size: int = BATCH) -> Iterator[Batch]:
         """All records, see `Opened`."""
         first = True
-        for lines in self._text.blocks(max(1 << 16, BLOCK * size // BATCH)):
+        for lines in self._text.blocks(max(SMALLEST, BLOCK * size // BATCH)):
             if first:
                 lines, first = self._after_header(lines), False
             yield from self._taken_apart(lines)

@@ -40,7 +40,7 @@ def of_iso(column: pa.Array) -> Stamps | None:
         except pa.ArrowInvalid:
             continue
         ns = np.array(time.cast(pa.int64()).to_numpy(zero_copy_only=False))
-        return Stamps(ns, np.full(len(ns), offset, dtype=np.int64), np.ones(len(ns), dtype=np.bool_))
+        return Stamps(ns, np.broadcast_to(np.int64(offset), len(ns)), np.ones(len(ns), dtype=np.bool_))
     return None
 
 

@@ -30,7 +30,8 @@ NO_VALUE = frozenset(
     }
 )  # fmt: skip
 _COMMA_NUMBER = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
-_POINT_NUMBER = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
+# A decimal point, or commas that group thousands.
+_POINT_NUMBER = re.compile(r"\s*[+-]?(\d*\.\d+([eE][+-]?\d+)?|\d+(,\d{3})+\.\d*|\d+(,\d{3}){2,})\s*")
 # Where a comma cannot be the delimiter.
 _NOT_COMMA = (";", "\t", "|")
 
