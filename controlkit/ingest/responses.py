@@ -38,7 +38,7 @@ _FLOOR = 1e-4
 # Past of the measured tags in the model.
 _PAST = 10
 # Multiplications that a fit may cost: some seconds on one core.
-_BUDGET = 4e10
+_BUDGET = 2e10
 _MOST_REGRESSORS = 1400
 
 

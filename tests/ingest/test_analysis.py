@@ -125,10 +125,17 @@ def test_a_controller_that_is_never_disturbed_hides_the_effect_and_that_shows():
     assert found.excitation[0].feedback_share > 0.999
 
 
-def test_feedback_is_the_share_of_the_moves_that_it_makes():
-    # u = -y + dither: given the past, y's news has the variance of the noise.
-    found = analyse(simulated(feedback(0.1), 3, pole=0.9, gain=0.0, noise=0.1)).excitation[0]
-    assert found.feedback_share == pytest.approx(0.5, abs=0.03)
+@pytest.mark.parametrize("pole", [0.0, 0.9])
+def test_feedback_is_the_share_of_the_moves_that_it_makes(pole):
+    # u = -y + dither: what y brings that past commands do not tell is the variance of a Kalman filter's prediction.
+    found = analyse(simulated(feedback(0.1), 3, pole=pole, gain=0.0, noise=0.1)).excitation[0]
+    news, dither = 0.01, 0.01
+    for _ in range(100):
+        news = pole**2 * news * dither / (news + dither) + 0.1**2
+    assert found.feedback_share == pytest.approx(news / (news + dither), abs=0.02)
+
+
+def test_an_open_loop_has_no_feedback():
     open_loop = analyse(simulated(walk, 3, pole=0.9, gain=0.1, rows=6000)).excitation[0]
     assert open_loop.feedback_share < 0.01
 
@@ -147,7 +154,7 @@ def test_each_action_is_told_from_the_others():
 
 
 def test_no_window_crosses_the_start_of_an_episode():
-    # Two thousand short episodes with jumps between them: an effect across them would be found at once.
+    # Four hundred short episodes with jumps between them: an effect across them would be found at once.
     rng = np.random.default_rng(2)
     length, count = 40, 400
     u = rng.normal(size=(count, length))
@@ -246,5 +253,4 @@ def test_the_pipelines_dead_time_is_nineteen_periods():
     found = analyse(ingest(PlantSpec.load(find_config("plants", "pipeline")), [path], None).dataset)
     answer = only(found)
     assert (answer.dead_periods, answer.last_periods, answer.raises) == (19, 19, True)
-    # Rewards and targets apart, the flow is all that it needs beside the commands.
     assert {item.tag: item.needed for item in found.history} == {"gate": 19, "flow": 0, "target": 0}

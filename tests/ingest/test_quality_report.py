@@ -18,10 +18,12 @@ from controlkit.errors import ArtifactError
 from controlkit.ingest.assess import TagAssessment
 from controlkit.ingest.episodes import Gap, Rules
 from controlkit.ingest.flags import Flagged
+from controlkit.ingest.grid import Kept
 from controlkit.ingest.quality_report import QualityReport, summarise
 from controlkit.ingest.quality_report.drawing import buckets
 from controlkit.ingest.quarantine import Quarantine
 from controlkit.ingest.sample_rules import Account
+from controlkit.ingest.sources.staged import StagedSource
 from controlkit.ingest.statistics import LogStatistics
 from controlkit.spec import PlantSpec
 
@@ -31,13 +33,9 @@ PERIOD = 60
 DEAD = 4
 
 
-class Source:
-    def __init__(
-        self, first_ns: int, last_ns: int, samples: int, ignored: int = 0, codes: tuple[str, ...] = ()
-    ) -> None:
-        self.name, self.location, self.sha256, self.form = "log <1>.csv", "/plant/log <1>.csv", "ab" * 32, "long"
-        self.rows, self.samples, self.ignored = samples + ignored, samples, ignored
-        self.first_ns, self.last_ns, self.unknown_codes = first_ns, last_ns, codes
+def source(log: AlignedLog, samples: int, ignored: int = 0, codes: tuple[str, ...] = ()) -> StagedSource:
+    ends = int(log.time_ns[0]), int(log.time_ns[-1])
+    return StagedSource("log <1>.csv", "/plant/log <1>.csv", "ab" * 32, "long", samples, samples, ignored, *ends, codes)
 
 
 def plant(more: int = 0, **valve: object) -> PlantSpec:
@@ -112,11 +110,12 @@ def report_on(spec: PlantSpec, rows: int = 6000, **changes: object) -> QualityRe
     quarantine.add(
         0, "second value of a stamp", list(range(len(assessments))), ["1"] * len(assessments), list(assessments)
     )
-    sources = [Source(int(log.time_ns[0]), int(log.time_ns[-1]), rows, ignored=7, codes=("wobbly",))]
+    # Two rows were quarantined before they became samples of a tag.
+    sources = [source(log, rows * len(assessments) + 2 + 7, ignored=7, codes=("wobbly",))]
     examples = [("log <1>.csv, line 4", "level", "<script>alert(1)</script>", "no number")]
     arguments = {
-        "sources": sources, "assessments": assessments, "rules": rules, "statistics": statistics, "dataset": data,
-        "quarantine": quarantine, "examples": examples,
+        "sources": sources, "assessments": assessments, "rules": rules, "statistics": statistics,
+        "kept": Kept.whole(data), "quarantine": quarantine, "examples": examples,
     } | changes  # fmt: skip
     return summarise(spec, **arguments)
 
@@ -132,7 +131,7 @@ def texts(report: QualityReport, level: str) -> str:
 
 def test_every_sample_is_in_the_sum(report):
     totals = report.totals()
-    assert totals["in"] == 4 * 6000 + 2 + 7  # two rows were quarantined before they became samples of a tag
+    assert totals["in"] == 4 * 6000 + 2 + 7
     assert totals["in"] == sum(value for name, value in totals.items() if name != "in")
     assert totals["quarantined"] == 6
     assert report.unaccounted == 0
@@ -182,13 +181,13 @@ def test_a_valve_that_never_moves_or_moves_nothing_stops_it():
     log, _ = log_of(spec, 4000)
     whole = {"episode": np.zeros(4000, dtype=np.int64), "time_ns": START + NS * PERIOD * np.arange(4000)}
     still = TransitionDataset.from_frames(spec, frames=log.frames, actions=np.full((4000, 1), 30, np.float32), **whole)
-    found = report_on(spec, dataset=still)
+    found = report_on(spec, kept=Kept.whole(still))
     assert found.verdict == "not usable yet"
     assert "valve: never moves, it stays at 30 %" in texts(found, "stop")
     other = np.random.default_rng(5).uniform(0, 100, (4000, 1)).astype(np.float32)
     noise = np.cumsum(np.random.default_rng(6).normal(size=log.frames.shape), axis=0).astype(np.float32)
     deaf = TransitionDataset.from_frames(spec, frames=noise, actions=other, **whole)
-    found = report_on(spec, dataset=deaf)
+    found = report_on(spec, kept=Kept.whole(deaf))
     assert "valve: no effect on any state seen within 1 h" in texts(found, "stop")
     assert found.headline.endswith("1 thing must be mended before training.")
 
@@ -206,7 +205,7 @@ def test_a_closed_loop_that_hides_the_effect_is_told():
         spec, frames=frames, actions=valve[:, None].astype(np.float32), episode=np.zeros(rows, dtype=np.int64),
         time_ns=START + NS * PERIOD * np.arange(rows),
     )  # fmt: skip
-    found = report_on(spec, dataset=data)
+    found = report_on(spec, kept=Kept.whole(data))
     assert found.analysis.excitation[0].feedback_share > 0.99
     assert "100.0 % of its moves follow from the measurements, so that cause and effect cannot be told apart" in texts(
         found, "stop"
@@ -216,7 +215,7 @@ def test_a_closed_loop_that_hides_the_effect_is_told():
 def test_nothing_to_look_at_is_said_as_plainly():
     clean = report_on(plant(), assessments={})
     assert [advice.level for advice in clean.advice] == ["look"]  # the unknown quality word of the source
-    sources = [Source(START, START + 10**15, 6000)]
+    sources = [source(log_of(plant(), 6000)[0], 0)]
     clean = report_on(plant(), assessments={}, sources=sources)
     assert clean.verdict == "usable"
     assert clean.headline.endswith("Nothing stands against training on it.")

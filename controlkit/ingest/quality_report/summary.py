@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ from controlkit.ingest.quality_report.record import (
     Trend,
 )
 from controlkit.ingest.quarantine import Quarantine
+from controlkit.ingest.sources.staged import StagedSource
 from controlkit.ingest.statistics import LogStatistics
 from controlkit.ingest.timestamps import iso
 from controlkit.spec import PlantSpec
@@ -41,34 +41,9 @@ LISTED_EXAMPLES = 50
 LONGEST_TEXT = 120
 
 
-class Source(Protocol):
-    """What the report says of a source; see `SourceQuality`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def location(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def form(self) -> str: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def ignored(self) -> int: ...
-    @property
-    def first_ns(self) -> int: ...
-    @property
-    def last_ns(self) -> int: ...
-    @property
-    def unknown_codes(self) -> tuple[str, ...]: ...
-
-
 def summarise(
     spec: PlantSpec,
-    sources: Sequence[Source],
+    sources: Sequence[StagedSource],
     assessments: Mapping[str, TagAssessment],
     rules: Rules,
     statistics: LogStatistics,
@@ -103,9 +78,8 @@ def summarise(
     told += [text for one in feedback for text in one.warnings]
     advice = advise(spec, transitions, rules, described, tags, [*told, *warnings], analysis)
     gaps = sorted(rules.gaps, key=lambda gap: gap.from_ns - gap.to_ns)[:LISTED_GAPS]
-    first = min(source.first_ns for source in sources)
-    last = max(source.last_ns for source in sources)
-    accounted = sum(tag.counts.samples - tag.counts.quarantined for tag in tags.values())
+    first = min(source.first_ns for source in sources if source.first_ns is not None)
+    last = max(source.last_ns for source in sources if source.last_ns is not None)
     return QualityReport(
         plant=spec.name,
         description=spec.description,
@@ -121,7 +95,7 @@ def summarise(
         verdict=verdict(advice),
         headline=headline(spec, transitions, len(lengths), rules.rows_kept * spec.period_s, advice),
         advice=advice,
-        samples=accounted + len(quarantine) + sum(source.ignored for source in sources),
+        samples=_samples(sources, tags),
         sources=described,
         tags=tags,
         rows_removed=dict(rules.rows_removed),
@@ -142,10 +116,19 @@ def summarise(
     )
 
 
-def _source(source: Source) -> SourceQuality:
+def _samples(sources: Sequence[StagedSource], tags: Mapping[str, TagQuality]) -> int:
+    """Samples that the sources held, whatever became of them."""
+    # The cells of a flat file are rows of the data set already: no sample is read, none can get lost.
+    if any(source.form == "flat" for source in sources):
+        return sum(tag.counts.samples for tag in tags.values())
+    return sum(source.samples for source in sources)
+
+
+def _source(source: StagedSource) -> SourceQuality:
     return SourceQuality(
         source.name, source.location, source.sha256, source.form, source.rows, source.samples, source.ignored,
-        iso(source.first_ns), iso(source.last_ns), tuple(source.unknown_codes),
+        "" if source.first_ns is None else iso(source.first_ns), "" if source.last_ns is None else iso(source.last_ns),
+        tuple(source.unknown_codes),
     )  # fmt: skip
 
 
