@@ -5,6 +5,7 @@ from __future__ import annotations
 from controlkit.errors import DataError
 from controlkit.ingest import sample_rules as rules
 from controlkit.ingest.quarantine import Quarantined
+from controlkit.ingest.sources import clock
 from controlkit.ingest.sources.staged import StagedLog
 from controlkit.spec import PlantSpec
 
@@ -13,6 +14,8 @@ _CURES = {
     rules.BACKWARD: "sort the log or set 'log.on_backward: sort'",
     rules.CONTRADICTION: "keep one value of each stamp or set 'log.on_duplicate'",
     rules.OUTSIDE_LIMITS: "mend 'limits' of that action",
+    clock.TWICE: "export in UTC, or say by 'log.on_fold' which of the two is meant",
+    clock.SKIPPED: "export in UTC, or set 'log.on_skip: shift'",
 }
 _NAMED = 3  # sources in a message
 

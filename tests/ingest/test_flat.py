@@ -62,7 +62,8 @@ def test_released_transitions_make_an_exact_round_trip(tmp_path: Path) -> None:
     assert np.abs(again["reward"] - released["reward"]).max() < 2e-6
     assert result.quality.episodes == 200
     assert result.quality.sources[0].sha256 == sha256_of(path)
-    assert [w for w in result.quality.warnings if "3 of 20000 rows repeat" not in w] == []
+    (repeated,) = [one.text for one in result.quality.advice if "repeat" in one.text]
+    assert "3 of 20000 rows repeat" in repeated
 
 
 def test_what_collect_writes_is_read_back(tmp_path: Path) -> None:
@@ -224,10 +225,10 @@ def test_a_history_that_does_not_shift_is_named(tmp_path: Path) -> None:
 def test_duplicates_constants_and_a_single_episode_are_warned_of(tmp_path: Path) -> None:
     plant, arrays = flat_log(0)
     twice = {name: np.concatenate([values, values[:30]]) for name, values in arrays.items()}
-    warnings = ingest(plant, [written(tmp_path / "twice.npz", twice)], None).quality.warnings
+    warnings = [one.text for one in ingest(plant, [written(tmp_path / "twice.npz", twice)], None).quality.advice]
     assert [w for w in warnings if "30 of 150 rows repeat an earlier one (the first is row 120)" in w]
     still = {name: arrays[name] * [[1.0, 0.0]] for name in ("obs", "next_obs")}
     one = {name: values[:30] for name, values in (arrays | still).items()}
-    warnings = ingest(plant, [written(tmp_path / "one.npz", one)], None).quality.warnings
+    warnings = [one.text for one in ingest(plant, [written(tmp_path / "one.npz", one)], None).quality.advice]
     assert [w for w in warnings if w.startswith("load: never changes (0)")]
     assert [w for w in warnings if w.startswith("there is one episode")]

@@ -58,7 +58,7 @@ def test_another_file_of_a_published_name_is_a_warning_in_the_report(tmp_path: P
     plant, arrays = flat_log(0)
     path = written(tmp_path / "DMSD-train.npz", arrays)
     result = ingest(plant, [path], tmp_path / "data")
-    warning = result.quality.warnings[0]
+    (warning,) = [one.text for one in result.quality.advice if "md5" in one.text]
     assert warning.startswith(f"DMSD-train.npz: its md5 is {md5_of(path)}, and that of the released file of this name")
     assert "88dfa39aa18904e809056b51c2e6319b" in warning
     assert "not the released file" in (tmp_path / "data" / "quality.json").read_text()
@@ -70,7 +70,8 @@ def test_tampered_numbers_in_a_released_file_are_warned_of(tmp_path: Path) -> No
     arrays = dict(np.load(path))
     arrays["action"][123, 0] *= -1.0
     np.savez_compressed(path, **arrays)
-    (warning, *_) = ingest(get_task("dmsd").spec(), [Path(path)], None).quality.warnings
+    quality = ingest(get_task("dmsd").spec(), [Path(path)], None).quality
+    (warning,) = [one.text for one in quality.advice if "md5" in one.text]
     assert "it is not the released file" in warning
 
 
@@ -125,7 +126,7 @@ def test_done_at_the_time_limit_is_a_cut_where_no_truncated_says_otherwise(tmp_p
     index = np.array([30, 60, 90, 120])
     result = ingest(plant, [written(tmp_path / "log.npz", arrays, done=done, index=index, truncated=None)], None)
     assert not result.dataset.terminated.any()
-    assert [w for w in result.quality.warnings if "4 of 4 ends in the file (the first is row 29)" in w]
+    assert [one for one in result.quality.advice if "4 of 4 ends in the file (the first is row 29)" in one.text]
     # With `truncated` in the file, `done` is a true end, and that contradicts the rules.
     with pytest.raises(DataError, match="row 29 the file says that the episode ends there"):
         ingest(plant, [written(tmp_path / "both.npz", arrays, done=done)], None)

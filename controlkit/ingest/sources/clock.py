@@ -156,6 +156,12 @@ class Clock:
             )
             return
         self._unit_ns = epoch_unit_ns(float(numbers.max()))
+        if self._unit_ns is None:
+            raise DataError(
+                f"the time stamp {numbers.max():.10g} lies beyond the year 2261 in any unit",
+                where=self._where,
+                cure=FORMS,
+            )
 
     def _settle_order(self, column: pa.Array, rest: Callable[[], Iterator[pa.Array]]) -> None:
         found, day, month = stamp_text.order_seen(column)
