@@ -153,6 +153,12 @@ def _write(
         spec, log.sources, found, rows.episodes.rules, statistics, kept, log.quarantine, _examples(log, entries),
         feedback=feedback, warnings=[*told, *log_warnings(spec, found)],
     )  # fmt: skip
+    if quality.unaccounted:
+        raise DataError(
+            f"{quality.unaccounted} samples are unaccounted for, which is a mistake of this program",
+            where=sources_of(log),
+            cure="Nothing was written. Please report it with the log's header and the plant file.",
+        )
     write_json(folder / REPORT_JSON, quality.to_dict())
     (folder / REPORT_HTML).write_text(quality.to_html(), encoding="utf-8")
     if entries:
