@@ -17,6 +17,7 @@ from controlkit.errors import DataError
 from controlkit.files import sha256_of
 from controlkit.ingest.columns import recognise
 from controlkit.ingest.sources.opened import BATCH, Batch
+from controlkit.ingest.sources.presets import find_roles
 from controlkit.ingest.sources.values import is_number, is_text
 from controlkit.spec import PlantSpec
 
@@ -51,8 +52,11 @@ class TableFile:
         with _readable(path):
             self.sha256 = sha256_of(path)
             schema, empty = _schema(path)
-        parts = partitions(path, folder) if folder is not None else {}
-        self.parts = {name: value for name, value in parts.items() if name not in schema.names}
+        found = partitions(path, folder) if folder is not None else {}
+        parts = {name: value for name, value in found.items() if name not in schema.names}
+        # What else is in the path, such as year=2024, says again what the stamps say.
+        roles = set(find_roles([*schema.names, *parts], spec.log).values())
+        self.parts = {name: value for name, value in parts.items() if name in roles}
         names = [*schema.names, *self.parts]
         self.columns = recognise(names, spec, self.location)
         if empty:
