@@ -4,7 +4,8 @@ What a log's ingest does with a sample is done here as it comes, and gives the s
 
 - one that is not good, not finite, out of its tag's range, or frozen never becomes a value;
 - one older than its tag's newest came too late;
-- of good ones with the same stamp `log.on_duplicate` of the plant file says which counts;
+- of good ones with the same stamp `log.on_duplicate` of the plant file says which counts (for `mean`, a sample that is
+  pushed twice counts twice);
 - a command outside its limits never was one, beyond a rounding.
 
 Whether a sample is good is for the caller to say: `log.uncertain` and `log.substituted` of the plant file tell what
@@ -56,8 +57,13 @@ class OnlineAligner:
         self._waiting: dict[int, tuple[int, float, bool]] = {}  # what was pushed one by one, to be taken in all at once
         self._newest = np.full(n, _NEVER)  # stamp of the newest sample of any quality
         self._stamp = np.full(n, _NEVER)  # of the newest good one
-        self._told = np.zeros(n)  # the value it came with last
-        self._sum, self._count = np.zeros(n), np.zeros(n)  # of the good values of that stamp
+        # Of the good values of that stamp: the first, their sum and number, and whether they differ.
+        self._first, self._sum, self._count, self._differs = (
+            np.zeros(n),
+            np.zeros(n),
+            np.zeros(n),
+            np.zeros(n, np.bool_),
+        )
         # The last two usable samples and the first of the run of equal ones, as they are and before the newest stamp.
         self._time, self._value = np.zeros((3, n), dtype=np.int64), np.full((3, n), np.nan)
         self._earlier_time, self._earlier_value = self._time.copy(), self._value.copy()
@@ -105,15 +111,13 @@ class OnlineAligner:
         self._newest = np.maximum(self._newest, time_ns)
         taken = on_time & good & np.isfinite(value)
         again = taken & (time_ns == self._stamp)
-        said = value
         if again.any():
             value, taken = self._merged(value, taken, again)
             again &= taken
         elif self._rule == "mean":
-            self._sum, self._count = np.where(taken, value, self._sum), np.where(taken, 1.0, self._count)
+            self._note(value, taken, again)
         if not taken.any():
             return
-        self._told = np.where(taken, said, self._told)
         self._stamp = np.where(taken, time_ns, self._stamp)
         # What a stamp adds is added to what was known before it, however often it says something else.
         base = taken & ~again
@@ -126,14 +130,20 @@ class OnlineAligner:
 
     def _merged(self, value: Float64, taken: Bool, again: Bool) -> tuple[Float64, Bool]:
         """The values (n,) by `on_duplicate`, and for which tags (n,) they are news."""
-        if self._rule in ("reject", "first"):
-            return value, taken & ~again
-        taken = taken & ~(again & (value == self._told))
         if self._rule == "last":
             return value, taken
-        total, count = np.where(again, self._sum + value, value), np.where(again, self._count + 1.0, 1.0)
-        self._sum, self._count = np.where(taken, total, self._sum), np.where(taken, count, self._count)
-        return total / count, taken
+        if self._rule == "mean":
+            self._note(value, taken, again)
+            taken = taken & (self._differs | ~again)
+            return np.where(self._differs & taken, self._sum / np.maximum(self._count, 1.0), value), taken
+        return value, taken & ~again
+
+    def _note(self, value: Float64, taken: Bool, again: Bool) -> None:
+        fresh = taken & ~again
+        self._differs = np.where(fresh, False, self._differs | (again & (value != self._first)))
+        self._first = np.where(fresh, value, self._first)
+        self._sum = np.where(fresh, value, np.where(again, self._sum + value, self._sum))
+        self._count = np.where(fresh, 1.0, np.where(again, self._count + 1.0, self._count))
 
     def _add(self, time_ns: Int64, value: Float64, inside: Bool) -> None:
         if self._freezes:
@@ -162,7 +172,7 @@ class OnlineCommands:
         self._times: list[list[int]] = [[] for _ in limits]
         self._values: list[list[float]] = [[] for _ in limits]
         self._newest = [_NEVER] * len(limits)
-        self._told, self._sum, self._count = ([0.0] * len(limits) for _ in range(3))  # as in OnlineAligner
+        self._said: list[tuple[int, list[float]]] = [(_NEVER, [])] * len(limits)  # good values of the newest stamp
 
     def push(self, tag: str, time_ns: int, value: float, good: bool = True) -> None:
         """Takes one command.
@@ -173,21 +183,26 @@ class OnlineCommands:
         i = self._column[tag]
         late = time_ns < self._newest[i]
         self._newest[i] = max(self._newest[i], time_ns)
-        low, high, slack = self._limits[i]
-        if late or not (good and low - slack <= value <= high + slack):
+        if late or not good or not np.isfinite(value):
             return
-        value = min(max(float(value), low), high)
+        if self._said[i][0] != time_ns:
+            self._said[i] = (time_ns, [])
+        said = self._said[i][1]
+        said.append(float(value))
         times, values = self._times[i], self._values[i]
-        if not (times and times[-1] == time_ns):
+        if times and times[-1] == time_ns:
+            del times[-1], values[-1]
+        command = self._merged(said)
+        low, high, slack = self._limits[i]
+        if low - slack <= command <= high + slack:
             times.append(int(time_ns))
-            values.append(value)
-            self._sum[i], self._count[i] = value, 1.0
-        elif self._rule == "last":
-            values[-1] = value
-        elif self._rule == "mean" and value != self._told[i]:
-            self._sum[i], self._count[i] = self._sum[i] + value, self._count[i] + 1.0
-            values[-1] = self._sum[i] / self._count[i]
-        self._told[i] = value
+            values.append(min(max(command, low), high))
+
+    def _merged(self, said: list[float]) -> float:
+        if self._rule == "last":
+            return said[-1]
+        differ = self._rule == "mean" and any(value != said[0] for value in said)
+        return sum(said[1:], said[0]) / len(said) if differ else said[0]
 
     def over_period(self, now_ns: int) -> tuple[Float32, Bool, Bool]:
         """What was in force over (now - period, now]: mean (m,), whether it changed inside (m,), known (m,).

@@ -85,19 +85,17 @@ def usable(spec: PlantSpec, name: str, log: list[Arrival]) -> Samples:
     stamps: dict[int, list[float]] = {}
     newest = -1
     for _, time, value, good in (arrival for arrival in log if arrival.tag == name):
-        if time >= newest and good and math.isfinite(value) and (not action or low - slack <= value <= high + slack):
-            said = stamps.setdefault(time, [])
-            if not said or said[-1] != value:
-                said.append(value)
+        if time >= newest and good and math.isfinite(value):
+            stamps.setdefault(time, []).append(value)
         newest = max(newest, time)
     kept: list[tuple[int, float]] = []
     run: tuple[int, float] | None = None
     for time, said in stamps.items():
-        said = [min(max(value, low), high) for value in said] if action else said
-        pick = {"reject": said[0], "first": said[0], "last": said[-1], "mean": sum(said[1:], said[0]) / len(said)}
-        value = pick[spec.log.on_duplicate]
-        if not low <= value <= high:
+        mean = sum(said[1:], said[0]) / len(said) if any(value != said[0] for value in said) else said[0]
+        value = {"reject": said[0], "first": said[0], "last": said[-1], "mean": mean}[spec.log.on_duplicate]
+        if not low - slack <= value <= high + slack:
             continue
+        value = min(max(value, low), high)
         if tag.frozen is not None:
             if run is None or abs(value - run[1]) > tag.frozen.within:
                 run = (time, value)
@@ -136,11 +134,14 @@ def push_all(
         )
 
 
-def arriving(queue: list[Arrival], now: int, early: bool) -> list[Arrival]:
-    """What comes of a tag until `now`; where a clock is ahead, one sample `early`, which has to wait."""
+def arriving(queue: list[Arrival], now: int, ahead: dict[str, int] | None) -> list[Arrival]:
+    """What comes of a tag until `now`; where its clock is ahead, one more sample, and no second one before its time."""
     count = next((i for i, arrival in enumerate(queue) if arrival.time * TENTH > now), len(queue))
-    due = queue[: count + early]
-    del queue[:count]  # what came early comes again at its time, as a server that is polled says it again
+    if ahead is not None and queue[count:] and ahead.get(queue[count].tag, 0) * TENTH <= now:
+        ahead[queue[count].tag] = queue[count].time
+        count += 1
+    due = queue[:count]
+    del queue[:count]
     return due
 
 
@@ -149,9 +150,10 @@ def test_online_equals_batch_to_the_last_bit(found, on_duplicate, at_once, early
     spec, log = plant(on_duplicate), logged(found)
     expected = batch(spec, log)
     aligner, commands = OnlineAligner(spec), OnlineCommands(spec)
+    ahead: dict[str, int] | None = {} if early else None
     waiting = {name: [arrival for arrival in log if arrival.tag == name] for name in spec.tags}
     for row, now in enumerate(GRID):
-        due = [arrival for queue in waiting.values() for arrival in arriving(queue, int(now), early)]
+        due = [arrival for queue in waiting.values() for arrival in arriving(queue, int(now), ahead)]
         push_all(spec, aligner, commands, due, at_once)
         frame, ok, age = aligner.frame(int(now))
         assert frame.tobytes() == expected.frames[row].tobytes()
