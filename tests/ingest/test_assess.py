@@ -25,7 +25,7 @@ from controlkit.ingest.sources.staged import StagedLog
 from controlkit.ingest.stage import SAMPLE, USABLE, Code, Stage
 from controlkit.log_rules import LogRules
 from controlkit.progress import Silent
-from tests.ingest.staged import NS, START, log_of, pairs, staged
+from tests.ingest.staged import NS, START, log_of, pairs, staged, usable_stage
 
 GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY = Code
 
@@ -293,6 +293,26 @@ def test_a_spike_is_flagged_and_used(make_spec, tmp_path):
     assert len(usable) == found.account.used == 5000
     assert found.flags == tuple(Flagged("spike", START + s * NS, START + s * NS, 1) for s in (100, 3000))
     assert found.warnings == ("temperature: 2 samples are spikes; they were used as they are",)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 9.0, -9.0]), max_size=40), st.integers(1, 9))
+def test_spikes_are_those_of_a_slow_loop_in_blocks_of_any_size(values, size):
+    steps = [after - before for before, after in pairwise(values)]
+    usual = np.median(steps) if steps else 0
+    away = [step - usual for step in steps]
+    scale = np.median(np.abs(away)) * 1.4826 if steps else 0
+    limit = 3 * (scale or 1.253314 * np.mean(np.abs(away or [0])))
+    expected = [
+        i + 1
+        for i, (there, back) in enumerate(pairwise(away))
+        if (there > limit and back < -limit) or (there < -limit and back > limit)
+    ]
+    with TemporaryDirectory() as folder:
+        usable = usable_stage(Path(folder), temperature=list(enumerate(values)))
+        times, numbers = figures.spikes(usable, "temperature", 3, size)
+    assert numbers.tolist() == expected
+    assert times.tolist() == [START + i * NS for i in expected]
 
 
 def test_spikes_of_a_tag_that_mostly_stands_still(make_spec, tmp_path):
