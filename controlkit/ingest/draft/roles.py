@@ -23,7 +23,18 @@ from controlkit.spec import Role
 FEW_LEVELS = 8
 # How much stronger an action's effect is than what comes back.
 _MARGIN = 0.1
+# A command may follow what it moves a little more closely than it moves it.
+_BACK = 0.8
 _REACTS_WITHIN = 3  # sample times
+# Share of its effect that what a command does not follow at once may move it, by way of the plant.
+_BACKGROUND = 0.6
+_LEAST = 0.05
+# Share of a tag's variance that lies between two samples, above which it does not drift.
+_ROUGH = 0.05
+# Beside actions that react, one that does not has about as much effect.
+_AS_MUCH = 0.75
+# Effect of a further action, as a share of the strongest one's.
+_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -99,26 +110,30 @@ def _find_actions(
     relations: Relations, candidates: list[str], parts: dict[str, Part], signals: Mapping[str, Signal]
 ) -> set[str]:
     """Actions by what they do; their parts are added."""
-    out, back = relations.strength(), relations.strength().T
-    together = relations.together()
+    out, follows = relations.strength(), _follows(relations)
     index = {name: relations.names.index(name) for name in candidates}
-    score = {name: float(out[i].max() - back[i].max()) for name, i in index.items()}
-    reacting = [name for name in candidates if _reacts(relations, index[name], out, together)]
-    chosen: list[str] = []
-    for pool, why in (
-        (reacting, "it moves other tags and reacts to them: a controller's or an operator's command"),
-        (candidates, "it moves other tags, and nothing in the log moves it: an action, or a disturbance"),
-    ):
-        best = max((score[name] for name in pool), default=0.0)
-        for name in sorted(pool, key=lambda name: -score[name]):
-            moved = any(
-                out[index[other], index[name]] >= max(_MARGIN, out[index[name], index[other]]) for other in chosen
-            )
-            if not moved and score[name] > max(_MARGIN, 0.25 * best):
-                chosen.append(name)
-                parts[name] = Part("action", f"{why} (correlation {out[index[name]].max():.2f})")
-        if chosen:
-            return set(chosen)
+    # What a command follows at once is its controller's input; only what else moves a tag speaks against an action.
+    moved = np.where(follows, 0.0, out.T).max(axis=1)
+    score = {name: float(out[i].max() - moved[i]) for name, i in index.items()}
+    reacting = [name for name, i in index.items() if follows[i].any() and moved[i] <= _BACKGROUND * out[i].max()]
+    why = "it moves other tags and follows some at once: a controller's or an operator's command"
+    chosen = dict.fromkeys(_strongest(reacting, score, out, index, _LEAST), why)
+    # What nothing moves may be a disturbance. These drift; commands that are moved freely are rough.
+    plain = [name for name in candidates if name not in chosen]
+    rough = [name for name in plain if signals[name].roughness > _ROUGH and score[name] > _MARGIN]
+    if chosen:
+        best = max(score[name] for name in chosen)
+        # A disturbance of a controlled plant moves the command, too, by way of the controller.
+        plain = [name for name in rough if not any(out[index[name], index[action]] for action in chosen)]
+        least = max(_MARGIN, _AS_MUCH * best)
+    else:
+        plain, least = rough or plain, _MARGIN
+    why = "it moves other tags, and nothing in the log moves it: an action, or a disturbance"
+    chosen |= dict.fromkeys(_strongest(plain, score, out, index, least), why)
+    for name, why in chosen.items():
+        parts[name] = Part("action", f"{why} (correlation {out[index[name]].max():.2f})")
+    if chosen:
+        return set(chosen)
     # Nothing shows: the tag that looks most like a command by itself.
     names = candidates or list(relations.names)
     last = max(names, key=lambda name: (score.get(name, 0.0), signals[name].repeats, signals[name].at_ends))
@@ -126,14 +141,28 @@ def _find_actions(
     return {last}
 
 
-def _reacts(relations: Relations, i: int, out: npt.NDArray[np.float64], together: npt.NDArray[np.float64]) -> bool:
-    """Whether tag i follows any tag at once: one that does not merely follow it."""
-    for j in range(len(relations.names)):
-        only_out = out[i, j] > 0 and out[j, i] == 0
-        soon = out[j, i] > 0 and (relations.delay(relations.names[j], relations.names[i]) or 0) <= _REACTS_WITHIN
-        if (together[i, j] > 0 and not only_out) or soon:
-            return True
-    return False
+def _strongest(
+    pool: list[str], score: Mapping[str, float], out: npt.NDArray[np.float64], index: Mapping[str, int], least: float
+) -> list[str]:
+    """Tags that move others much more than they are moved, each but those that one before it moves."""
+    chosen: list[str] = []
+    best = max((score[name] for name in pool), default=0.0)
+    for name in sorted(pool, key=lambda name: -score[name]):
+        i = index[name]
+        moved = any(out[index[other], i] >= max(_MARGIN, out[i, index[other]]) for other in chosen)
+        if not moved and score[name] > max(least, _SHARE * best):
+            chosen.append(name)
+    return chosen
+
+
+def _follows(relations: Relations) -> npt.NDArray[np.bool_]:
+    """(n, n) whether tag i follows tag j at once, as a command follows what its controller reads: at the same time.
+
+    What a command moves follows a sample later at the earliest, as it is measured before the command goes out.
+    """
+    soon = np.abs(relations.correlation[1 : 1 + _REACTS_WITHIN]).max(axis=0)  # [j, i]
+    back = np.where(soon > relations.bound, relations.strength(), 0.0).T
+    return np.asarray((back > 0) & (relations.together() >= 0.5 * back))
 
 
 def _mark_feedbacks(
@@ -157,7 +186,7 @@ def _moved(relations: Relations, names: list[str], actions: set[str], hints: Map
     parts: dict[str, Part] = {}
     driven_loops = {hints[name].loop for name in actions} - {None}
     for name in names:
-        causes = [a for a in actions if out[index[a], index[name]] > 0.5 * out[index[name], index[a]]]
+        causes = [a for a in actions if out[index[a], index[name]] > _BACK * out[index[name], index[a]]]
         strongest = max(causes, key=lambda a: out[index[a], index[name]], default=None)
         if strongest is not None:
             delay = relations.delay(strongest, name)

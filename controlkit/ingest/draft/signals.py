@@ -49,6 +49,12 @@ class Signal:
         """Whether there is enough of it, moving, to say something about it."""
         return not self.constant and len(self.value) >= FEWEST
 
+    @property
+    def roughness(self) -> float:
+        """Share of its variance that lies between two samples: 0 of a slow drift, 1 of white noise."""
+        variance = float(np.var(self.value))
+        return float(np.mean(np.square(np.diff(self.value)))) / (2 * variance) if variance > 0 else 0.0
+
     def quantile(self, *shares: float) -> list[float]:
         """Quantiles of the values."""
         return [float(q) for q in np.quantile(self.value, shares)]
