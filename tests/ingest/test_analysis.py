@@ -254,3 +254,11 @@ def test_the_pipelines_dead_time_is_nineteen_periods():
     answer = only(found)
     assert (answer.dead_periods, answer.last_periods, answer.raises) == (19, 19, True)
     assert {item.tag: item.needed for item in found.history} == {"gate": 19, "flow": 0, "target": 0}
+
+
+def test_each_force_of_dmsd_moves_its_own_mass_at_once():
+    path = data_file("neorl2/DMSD-train.npz")
+    found = analyse(ingest(PlantSpec.load(find_config("plants", "dmsd")), [path], None).dataset)
+    seen = {(r.action, r.state): (r.dead_periods, r.last_periods, r.raises) for r in found.responses if r.seen}
+    assert seen == {("force_1", "velocity_1"): (0, 0, True), ("force_2", "velocity_2"): (0, 0, True)}
+    assert {item.needed for item in found.history} == {0}

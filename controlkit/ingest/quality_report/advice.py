@@ -139,8 +139,8 @@ def _action(spec: PlantSpec, moved: Excitation, analysis: Analysis) -> Iterator[
         kind = "almost nothing else moves it" if feedback >= CLOSED else "the rest are moves of its own"
         yield Advice(
             "look" if feedback >= CLOSED else "note",
-            f"{name}: in closed loop, {share(feedback)} of its moves follow from the measurements and {kind}. "
-            + ("Make step tests, so that its effect can be told from its cause." if feedback >= CLOSED else ""),
+            f"{name}: in closed loop, {share(feedback)} of its moves follow from the measurements and {kind}."
+            + (" Make step tests, so that its effect can be told from its cause." if feedback >= CLOSED else ""),
         )
 
 

@@ -62,7 +62,8 @@ def delay_line(report: QualityReport, action: str) -> str:
             told.append(f"moves {response.state} (the delay cannot be told)")
         else:
             way = "raises" if response.raises else "lowers"
-            told.append(f"{way} {response.state} after {delay(response.dead_periods, report.period_s)}")
+            wait = f"after {duration(response.dead_periods * report.period_s)}" if response.dead_periods else "at once"
+            told.append(f"{way} {response.state} {wait}")
     return f"{action}: {', '.join(told)}"
 
 
