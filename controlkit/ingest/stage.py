@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,8 @@ class Stage:
         """Deals samples (K,) out to the tags (K,) that they belong to."""
         order = np.argsort(tag, kind="stable")
         ends = np.cumsum(np.bincount(tag, minlength=len(self.tags)))
-        dealt = samples[order]
+        # As plain numbers: numpy moves records field by field, which takes twenty times as long.
+        dealt = np.ascontiguousarray(samples).view(np.int64).reshape(len(samples), -1).take(order, axis=0)
         for i, (start, end) in enumerate(zip(np.append(0, ends[:-1]), ends, strict=True)):
             if end > start:
                 self._write(i, dealt[start:end])
@@ -98,7 +100,7 @@ class Stage:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number}.samples"
 
-    def _write(self, number: int, samples: npt.NDArray[np.void]) -> None:
+    def _write(self, number: int, samples: npt.NDArray[Any]) -> None:
         try:
             with self._path(number).open("ab") as stream:
                 samples.tofile(stream)

@@ -210,7 +210,7 @@ class Reader:
                 self.tally.seen.add(name)
                 numbers.append(self._number.get(name, _IGNORE))
         numbers.append(_NAMELESS)  # where the index is null
-        index = coded.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False)
+        index = _index(coded, len(numbers) - 1)
         return np.array(numbers, dtype=np.int64)[index]
 
     def _known(self, batch: Batch, tag: Int64, unusable: Bool) -> None:
@@ -239,7 +239,7 @@ class Reader:
         texts = coded.dictionary.to_pylist()
         self.codes.look(texts)
         worth = [self.codes.worth(text) for text in texts] + [Code.BAD]
-        index = coded.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)
+        index = _index(coded, len(texts))
         return np.array(worth, dtype=np.uint8)[index]
 
     def _converted(self, value: npt.NDArray[np.float64], tag: Int64) -> npt.NDArray[np.float64]:
@@ -263,7 +263,7 @@ class Reader:
             return
         coded = plain(batch.records.column(self._columns.unit)).cast(pa.string()).dictionary_encode()
         texts = [*coded.dictionary.to_pylist(), ""]
-        index = coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False).astype(np.int64)
+        index = _index(coded, len(texts) - 1)
         pairs, first = np.unique(np.where(keep, tag * len(texts) + index, -1), return_index=True)
         for i in np.sort(first[pairs >= 0]):
             name, text = self._used[int(tag[i])], texts[int(index[i])]
@@ -334,6 +334,12 @@ def _samples(
     sample["time_ns"], sample["value"], sample["row"], sample["code"] = time_ns, value, row, code
     sample["source"] = source
     return sample
+
+
+def _index(coded: pa.DictionaryArray, null: int) -> Int64:
+    """Place of each cell's text (K,) in the dictionary; `null` where there is none."""
+    indices = coded.indices.fill_null(null) if coded.null_count else coded.indices
+    return np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _texts(column: pa.Array, rows: Int64) -> list[str]:

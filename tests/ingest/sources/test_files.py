@@ -135,7 +135,7 @@ def test_the_presets_names_flags_and_codes(read, make_spec, write):
     plant = make_spec(log={"preset": "pi"})
     rows = (
         ("TT-101", "00:00:00", "5.0", "0", "False", "False"), ("TT-101", "00:00:01", "5.1", "0", "True", "False"),
-        ("TT-101", "00:00:02", "5.2", "0", "False", "True"), ("TT-101", "00:00:03", "Shutdown", "-248", "False", "False"),
+        ("TT-101", "00:00:02", "5.2", "0", "False", "True"), ("TT-101", "00:00:03", "Bad", "-248", "False", "False"),
         ("door", "00:00:00", "0", "0", "False", "False"), ("power", "00:00:00", "0", "0", "False", "False"),
     )  # fmt: skip
     lines = ["tag,time,value,status,questionable,substituted,annotated"]
