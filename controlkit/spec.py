@@ -161,6 +161,12 @@ class Tag(Strict):
             raise ValueError(f"a tag with role '{self.role}' has no history in the observation")
         if self.role != "feedback" and (self.tolerance is not None or self.settle_s is not None):
             raise ValueError("'tolerance' and 'settle_s' belong to a feedback, which is compared with its command")
+        silent_s = self.compression.max_interval_s if self.compression is not None else 0.0
+        if self.frozen is not None and self.frozen.after_s < silent_s:
+            raise ValueError(
+                f"frozen.after_s {self.frozen.after_s:g} is shorter than the historian's longest silence "
+                f"{silent_s:g} s (compression.max_interval_s): a value repeated after it would count as a dead sensor"
+            )
         if self.role == "action" and self.frozen is not None:
             raise ValueError("a command may stay the same for as long as it likes: 'frozen' is for measurements")
         return self

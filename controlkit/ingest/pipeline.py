@@ -103,7 +103,7 @@ def ingest(
         usable, found = _assessed(spec, log, work / "usable", max_bad_share, bar)
         rows = grid.align(spec, usable, work / "rows", bar)
         if not rows.episodes.rules.rows_kept:
-            raise _too_short(spec, rows.episodes.rules, sources_of(log))
+            raise _too_short(spec, rows.episodes.rules, sources_of(log), log_warnings(spec, found))
         with writing(out or work / "data") as folder:
             quality = _write(spec, log, found, usable, rows, folder, bar)
         if out is not None:
@@ -193,7 +193,7 @@ def _write_quarantine(log: StagedLog, entries: Sequence[Quarantined], path: Path
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def _too_short(spec: PlantSpec, rules: Rules, where: str) -> DataError:
+def _too_short(spec: PlantSpec, rules: Rules, where: str, warnings: Sequence[str]) -> DataError:
     removed = {name: count for name, count in rules.rows_removed.items() if count and name != "piece too short"}
     cuts = {name: count for name, count in rules.cuts.items() if count}
     reasons = [f"{count} rows left out by '{name}'" for name, count in removed.items()]
@@ -202,6 +202,7 @@ def _too_short(spec: PlantSpec, rules: Rules, where: str) -> DataError:
     if worst[1]:
         limit = spec.max_age_s(worst[0])
         reasons.append(f"tag '{worst[0]}' was unknown or older than {limit:g} s in {worst[1]} rows")
+    reasons += warnings  # such as: was a tag renamed half way?
     return DataError(
         f"the longest stretch without a break has {rules.longest} samples, an observation and a step after it need "
         f"{rules.needed} (one every {spec.period_s:g} s)" + (f"; {', '.join(reasons)}" if reasons else ""),

@@ -201,6 +201,17 @@ def test_a_log_shorter_than_one_window(make_spec, rows, write_long):
     refused(make_spec({"door": {"max_age_s": 0.001}}, period_s=1.5), path, "'door'", "older than", where=str(path))
 
 
+def test_a_tag_renamed_half_way_is_named_where_nothing_is_left(make_spec, write_long, at):
+    new = {"role": "state", "unit": "degC", "range": [-30, 40], "column": "TI-101"}
+    spec = make_spec({"renamed": new})
+    rows = []
+    for k in range(200):
+        tag = "TT-101" if k < 100 else "TI-101"
+        rows += [(at(k), tag, str(k % 4), "good"), (at(k), "door", "0", "good"), (at(k), "power", str(k % 3), "good")]
+    path = write_long(rows)
+    refused(spec, path, "longest stretch", "if this is one tag that was renamed", where=str(path))
+
+
 def test_time_stamps_out_of_order_name_the_line(spec, rows, write_long, tmp_path):
     rows[30], rows[33] = rows[33], rows[30]
     path = write_long(rows)

@@ -68,6 +68,12 @@ def test_what_follows_from_a_description(load):
     assert spec.tags["valve"].fallback.gain == -0.001  # YAML 1.1 would take 1e-3 for a word
 
 
+def test_a_compressed_tag_is_known_for_as_long_as_its_historian_is_silent(load):
+    spec = load(GOOD.replace("history: 3", "history: 3\n    compression: {deviation: 0.1, max_interval_s: 600}"))
+    assert spec.max_age_s("level") == 600
+    assert load(GOOD).max_age_s("level") == 6
+
+
 def test_a_description_survives_being_written(load, tmp_path):
     spec = load(GOOD)
     again = load(yaml.safe_dump(spec.to_dict(), sort_keys=False))
@@ -123,6 +129,15 @@ MISTAKES: list[tuple[str, str, list[str]]] = [
     ("period_s: 2", "period_s: 0", ["period_s"]),
     ("period_s: 2", "period_s: two", ["period_s", "'two'"]),
     ("name: tank", "name: tank\ntime_zone: Europe/Atlantis", ["time_zone", "not an IANA time zone"]),
+    ("name: tank", "name: tank\nlog: {preset: pie}", ["log.preset", "'pi'"]),
+    ("name: tank", "name: tank\nlog: {delimiter: ',', decimal: ','}", ["log", "cannot both be ','"]),
+    ("name: tank", "name: tank\nlog: {on_fold: first}", ["log.on_fold", "by_order"]),
+    ("history: 3", "tolerance: 3", ["tags.level", "belong to a feedback"]),
+    ("    safe: 10\n", "    safe: 10\n    frozen: {after_s: 9}\n", ["tags.valve", "'frozen' is for measurements"]),
+    (
+        "history: 3", "frozen: {after_s: 9}\n    compression: {deviation: 0.1, max_interval_s: 60}",
+        ["tags.level", "frozen.after_s 9 is shorter than the historian's longest silence 60 s"],
+    ),
     ("column: X-1", "column: level", ["tags", "two tags read the same column 'level'"]),
     ("  spare:", "  2spare:", ["tags", "'2spare' is not a tag name"]),
     ("  spare:", "  reward:", ["tags", "'reward' is a column of every data set"]),
