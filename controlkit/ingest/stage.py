@@ -55,6 +55,8 @@ class Stage:
 
     def append(self, tag: npt.NDArray[np.integer], samples: npt.NDArray[np.void]) -> None:
         """Deals samples (K,) out to the tags (K,) that they belong to."""
+        if not len(samples):
+            return
         order = np.argsort(tag, kind="stable")
         ends = np.cumsum(np.bincount(tag, minlength=len(self.tags)))
         # As plain numbers: numpy moves records field by field, which takes twenty times as long.
