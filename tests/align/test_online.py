@@ -25,7 +25,7 @@ def plant(on_duplicate: str = "reject", **changes: dict[str, Any]) -> PlantSpec:
         "inflow": {"role": "exogenous", "unit": "L/s", "range": [-5, 5], "interpolation": "linear", "max_age_s": 5},
         "heat": {
             "role": "state", "unit": "kW", "range": [0, 4], "interpolation": "linear",
-            "frozen": {"after_s": 5, "within": 0.5}, "compression": {"deviation": 0.1, "max_interval_s": 9},
+            "frozen": {"after_s": 5, "within": 0.5}, "compression": {"deviation": 0.1, "max_interval_s": 4},
         },
         "area": {"role": "static", "unit": "m^2", "range": [-9, 9]},
         "valve": {"role": "action", "unit": "%", "range": [-5, 5], **hold},
