@@ -19,6 +19,7 @@ PROJECT = "controlkit"
 PURPOSES: Mapping[str, str] = {
     "train": "ingest, training, evaluation and export",
     "sim": "simulated plants as gymnasium environments",
+    "sql": "logs in SQL databases",
     "data": "D4RL's HDF5 files, Minari data sets",
     "neorl": "the MuJoCo and Box2D tasks of NeoRL and NeoRL-2",
     "collect": "training behaviour policies for regenerated logs",
