@@ -203,9 +203,15 @@ class Clock:
             return self._of_numbers(column)
         if not is_text(column.type):
             return of_dates(column)
-        if self._numeric:
-            return self._of_numbers(self._point(column))
-        return of_iso(column) or stamp_text.parsed(column, self._day_first)
+        clean = None if self._numeric else of_iso(column)
+        if clean is not None:
+            return clean
+        # In a long log a stamp stands once for every tag.
+        coded = column.fill_null("").dictionary_encode()
+        index = coded.indices.to_numpy()
+        texts = coded.dictionary
+        found = self._of_numbers(self._point(texts)) if self._numeric else stamp_text.parsed(texts, self._day_first)
+        return Stamps(found.local_ns[index], found.offset_min[index], found.readable[index])
 
     def _point(self, column: pa.Array) -> pa.Array:
         """Text without blanks around it, with a decimal point."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from controlkit.errors import DataError
 from controlkit.files import sha256_of
@@ -20,6 +22,9 @@ from controlkit.ingest.sources.opened import BATCH, Batch, Rejected
 from controlkit.ingest.sources.text_file import BLOCK, HEAD, Lines, TextFile
 from controlkit.ingest.sources.values import decimal_mark
 from controlkit.spec import PlantSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _DELIMITERS = (",", ";", "\t", "|")
 SMALLEST = 1 << 16  # bytes of a block
@@ -55,6 +60,7 @@ class CsvFile:
         _same_delimiter(lines, self._delimiter, self.location)
         self.decimal = rules.decimal or decimal_mark(self._value_cells(lines[1:]), self._delimiter)
         self.sha256 = sha256_of(path)
+        self._careful = False  # whether a line with a wrong number of cells was seen
 
     def batches(self, size: int = BATCH) -> Iterator[Batch]:
         """All records, see `Opened`."""
@@ -90,32 +96,60 @@ class CsvFile:
             yield from self._taken_apart(Lines(lines.content[middle:], lines.first + before.count(b"\n")))
 
     def _at_once(self, lines: Lines) -> Batch | None:
-        """The block, if every line of it is a record and nothing in it needs a closer look."""
+        """The block, if nothing in it needs a closer look: every line is a record, or has a wrong number of cells."""
+        import pyarrow as pa
+
+        content, number = _without_blanks(lines)
+        if content.count(b'"') % 2 or (b"\r" in content and content.count(b"\r") != content.count(b"\r\n")):
+            return None
+        wrong: list[Any] = []
+        try:
+            if not self._careful:
+                try:
+                    table = self._parse(content, None)
+                except pa.ArrowInvalid:
+                    self._careful = True
+            if self._careful:  # Arrow counts lines on one core only
+                table = self._parse(content, wrong)
+        except (pa.ArrowInvalid, UnicodeError):
+            return None
+        if table.num_rows + len(wrong) != len(number):
+            return None
+        at = np.array([row.number - 1 for row in wrong], dtype=np.int64)
+        rejected = tuple(
+            Rejected(int(number[i]), row.text[:_SHOWN], _cell_count(row.actual_columns, row.expected_columns))
+            for i, row in zip(at, wrong, strict=True)
+            if row.text.strip()
+        )
+        records = table.combine_chunks().to_batches()
+        batch = records[0] if records else pa.RecordBatch.from_pylist([], table.schema)
+        return Batch(batch, np.delete(number, at), rejected)
+
+    def _parse(self, content: bytes, wrong: list[Any] | None) -> pa.Table:
+        """A block as text; lines with a wrong number of cells go to `wrong`, or are an error where that is None."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
-        content, columns = lines.content, [str(i) for i in range(len(self.columns.names))]
-        quotes = content.count(b'"')
-        if quotes % 2 or (b"\r" in content and content.count(b"\r") != content.count(b"\r\n")):
-            return None
-        try:
-            table = arrow_csv.read_csv(
-                pa.BufferReader(content),
-                arrow_csv.ReadOptions(block_size=1 << 22, column_names=columns),
-                arrow_csv.ParseOptions(delimiter=self._delimiter, quote_char='"' if quotes else False),
-                arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(columns, pa.string()),
-                    strings_can_be_null=False,
-                    quoted_strings_can_be_null=False,
-                ),
-            )
-        except pa.ArrowInvalid:
-            return None
-        count = content.count(b"\n") + (not content.endswith(b"\n"))
-        if table.num_rows != count:
-            return None
-        row = np.arange(lines.first, lines.first + count, dtype=np.int64)
-        return Batch(table.combine_chunks().to_batches()[0], row)
+        def skip(row: Any) -> str:
+            assert wrong is not None
+            wrong.append(row)
+            return "skip"
+
+        columns = [str(i) for i in range(len(self.columns.names))]
+        return arrow_csv.read_csv(
+            pa.BufferReader(content),
+            arrow_csv.ReadOptions(block_size=1 << 22, column_names=columns, use_threads=wrong is None),
+            arrow_csv.ParseOptions(
+                delimiter=self._delimiter,
+                quote_char='"' if b'"' in content else False,
+                invalid_row_handler=None if wrong is None else skip,
+            ),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()),
+                strings_can_be_null=False,
+                quoted_strings_can_be_null=False,
+            ),
+        )
 
     def _one_by_one(self, lines: Lines) -> Iterator[Batch]:
         import pyarrow as pa
@@ -158,8 +192,23 @@ def _record(line: bytes, delimiter: str, width: int) -> list[str] | str:
     if any("\n" in cell for cell in cells):
         return OPEN_QUOTE
     if len(cells) != width:
-        return f"{len(cells)} cell{'s' * (len(cells) != 1)} where the header has {width}"
+        return _cell_count(len(cells), width)
     return cells
+
+
+def _cell_count(found: int, expected: int) -> str:
+    return f"{found} cell{'s' * (found != 1)} where the header has {expected}"
+
+
+def _without_blanks(lines: Lines) -> tuple[bytes, npt.NDArray[np.int64]]:
+    """The lines of a block that are not blank, and their numbers."""
+    content = lines.content
+    if not content.startswith((b"\n", b"\r\n")) and b"\n\n" not in content and b"\n\r\n" not in content:
+        count = content.count(b"\n") + (not content.endswith(b"\n"))
+        return content, np.arange(lines.first, lines.first + count, dtype=np.int64)
+    every = content.split(b"\n")
+    kept = [i for i, line in enumerate(every) if line.strip()]
+    return b"\n".join([every[i] for i in kept]), np.array(kept, dtype=np.int64) + lines.first
 
 
 def _cells(line: str, delimiter: str, where: str) -> list[str]:
