@@ -111,17 +111,23 @@ def test_ingest_writes_a_data_set_and_check_writes_nothing(run: Run, plant: Path
 BAD_LOGS = {
     "empty": (lambda lines: [], "log.csv"),
     "header only": (lambda lines: lines[:1], "log.csv"),
-    "text": (lambda lines: [*lines[:5], lines[5].replace(lines[5].split(",")[2], "high"), *lines[6:]], "line 6"),
-    "nan": (lambda lines: [*lines[:5], lines[5].replace(lines[5].split(",")[2], "nan"), *lines[6:]], "line 6"),
+    "text": (lambda lines: _with_value(lines, "high", 5), "line 6"),
+    "infinite": (lambda lines: _with_value(lines, "inf", 5), "line 6"),
     "unknown tag": (lambda lines: [line.replace("load", "laod") for line in lines], "laod"),
-    "out of order": (lambda lines: [lines[0], *lines[10:20], *lines[1:10], *lines[20:]], "line "),
+    "out of order": (lambda lines: [lines[0], *lines[100:200], *lines[1:100], *lines[200:]], "line 102"),
     "too short": (lambda lines: lines[:7], "log.csv"),
-    "outside limits": (
-        lambda lines: [*lines[:3], lines[3].replace(lines[3].split(",")[2], "9.5"), *lines[4:]],
-        "line 4",
-    ),
+    "outside limits": (lambda lines: _with_value(lines, "9.5", 3), "line 4"),
     "constant": (lambda lines: [_constant(line) for line in lines], "level"),
 }
+
+
+def _with_value(lines: list[str], value: str, first: int) -> list[str]:
+    """Every thirtieth row, from `first` on, has this value: more than one row in a hundred."""
+    spoiled = list(lines)
+    for i in range(first, len(lines), 30):
+        stamp, tag, _, quality = lines[i].split(",")
+        spoiled[i] = ",".join((stamp, tag, value, quality))
+    return spoiled
 
 
 def _constant(line: str) -> str:
