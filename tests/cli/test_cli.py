@@ -111,23 +111,21 @@ def test_ingest_writes_a_data_set_and_check_writes_nothing(run: Run, plant: Path
 BAD_LOGS = {
     "empty": (lambda lines: [], "log.csv"),
     "header only": (lambda lines: lines[:1], "log.csv"),
-    "text": (lambda lines: _with_value(lines, "high", 5), "line 6"),
-    "infinite": (lambda lines: _with_value(lines, "inf", 5), "line 6"),
+    "text": (lambda lines: _with_value(lines, "level", "high"), "line "),
+    "infinite": (lambda lines: _with_value(lines, "level", "inf"), "line "),
     "unknown tag": (lambda lines: [line.replace("load", "laod") for line in lines], "laod"),
     "out of order": (lambda lines: [lines[0], *lines[100:200], *lines[1:100], *lines[200:]], "line 102"),
     "too short": (lambda lines: lines[:7], "log.csv"),
-    "outside limits": (lambda lines: _with_value(lines, "9.5", 3), "line 4"),
+    "outside limits": (lambda lines: _with_value(lines, "valve", "9.5"), "line "),
     "constant": (lambda lines: [_constant(line) for line in lines], "level"),
 }
 
 
-def _with_value(lines: list[str], value: str, first: int) -> list[str]:
-    """Every thirtieth row, from `first` on, has this value: more than one row in a hundred."""
-    spoiled = list(lines)
-    for i in range(first, len(lines), 30):
-        stamp, tag, _, quality = lines[i].split(",")
-        spoiled[i] = ",".join((stamp, tag, value, quality))
-    return spoiled
+def _with_value(lines: list[str], tag: str, value: str) -> list[str]:
+    """Every tenth row of a tag has this value: more than one row in a hundred."""
+    mine = [i for i, line in enumerate(lines) if line.split(",")[1] == tag][::10]
+    stamped = {i: lines[i].split(",") for i in mine}
+    return [",".join((*stamped[i][:2], value, stamped[i][3])) if i in stamped else line for i, line in enumerate(lines)]
 
 
 def _constant(line: str) -> str:
