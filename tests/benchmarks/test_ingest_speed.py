@@ -52,7 +52,7 @@ def test_pandas_finds_the_samples_of_a_frozen_sensor(folder: Path) -> None:
 
 
 def test_pandas_and_controlkit_make_the_same_of_a_log(folder: Path, tmp_path: Path) -> None:
-    spec = plant(frozen=False)
+    spec = plant()
     log = write_log(folder, ROWS, "parquet")
     result = ingest(spec, [log.path], tmp_path / "data")
     frame = ingest_pandas.dataset(spec, ingest_pandas.usable(spec, ingest_pandas.read(log.path)))
