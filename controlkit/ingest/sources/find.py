@@ -12,6 +12,7 @@ from controlkit.ingest.sources.sql_address import is_address
 from controlkit.spec import PlantSpec
 
 CSV = (".csv", ".txt", ".tsv")
+LINE_SUFFIXES = (".lp", ".line")  # InfluxDB's line protocol
 _PACKED = (".gz", ".zst")
 
 
@@ -43,6 +44,11 @@ def open_file(path: Path, spec: PlantSpec, folder: Path | None = None) -> Opened
     name = path.name.lower()
     if name.endswith(PARQUET + ARROW):
         return TableFile(path, spec, folder)
+    if spec.log.preset == "influxdb" and _unpacked(name).endswith(CSV + LINE_SUFFIXES):
+        from controlkit.ingest.sources.influx import InfluxFile, is_influx
+
+        if is_influx(path):
+            return InfluxFile(path, spec)
     if _unpacked(name).endswith(CSV):
         return CsvFile(path, spec)
     raise DataError(

@@ -130,7 +130,7 @@ def _cells(address: Address, names: dict[int, str], groups: Sequence[str]) -> tu
     has_text = any(_has_text(address, rows) for rows in groups)
     text = ("COALESCE(stringvalue, '')",) if has_text else ()
     return (
-        Cell(("t_stamp",), lambda parts: parts[0].cast("int64").cast("timestamp[ms, tz=UTC]"), False),
+        Cell(("t_stamp",), _stamps, False),
         Cell(("tagid",), lambda parts: _paths(parts[0], names), True),
         Cell((number, has_number, *text), _value, has_text),
         Cell(("COALESCE(dataintegrity, 0)",), lambda parts: parts[0], False),
@@ -140,6 +140,12 @@ def _cells(address: Address, names: dict[int, str], groups: Sequence[str]) -> tu
 def _has_text(address: Address, rows: str) -> bool:
     query = f"SELECT COUNT(*) FROM ({rows}) AS samples WHERE stringvalue IS NOT NULL"
     return bool(sql_driver.table(address, query).column(0)[0].as_py())
+
+
+def _stamps(parts: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    return parts[0].cast(pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
 
 
 def _value(parts: Sequence[Any]) -> Any:
