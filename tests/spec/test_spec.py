@@ -96,6 +96,7 @@ MISTAKES: list[tuple[str, str, list[str]]] = [
     ("history: 3", "histroy: 3", ["tags.level.histroy", "unknown key", "Did you mean 'history'?"]),
     ("role: state", "role: stat", ["tags.level.role", "'stat'", "Did you mean 'state'?"]),
     ("unit: m\n", "unit: metre\n", ["tags.level.unit", "'metre' is not a known unit"]),
+    ("unit: m\n", "unit: m\n    log_unit: metre\n", ["tags.level.log_unit", "'metre' is not a known unit"]),
     ("unit: L/s", "unit: l/s", ["tags.demand.unit", "did you mean 'L/s'?"]),
     ("range: [0, 5]", "range: [5, 0]", ["tags.level", "must rise from low to high"]),
     ("range: [0, 5]", "range: [0, .nan]", ["tags.level.range", "finite number"]),

@@ -29,7 +29,9 @@ _TABLES = {
     "postgresql": "SELECT CASE table_schema WHEN 'public' THEN '' ELSE table_schema || '.' END || table_name "
     "FROM information_schema.tables WHERE table_schema NOT IN ('pg_catalog', 'information_schema')",
 }
-_NO_TABLE = re.compile(r'no such table: (?P<a>\S+)|relation "(?P<b>[^"]+)" does not exist')
+_NO_TABLE = re.compile(
+    r"no such table: (?P<a>\S+)|relation \"(?P<b>[^\"]+)\" does not exist|Invalid object name '(?P<c>[^']+)'"
+)
 _NO_COLUMN = re.compile(r"no such column: (?P<a>\S+)|column (?P<b>\S+) does not exist")
 
 
@@ -171,7 +173,7 @@ def _error(address: Address, message: str) -> DataError:
         " ".join(address.hidden(message).split("\nquery:")[0].split("\n\nQuery was")[0].split()),
     )
     if found := _NO_TABLE.search(text):
-        return _no_table(address, found["a"] or found["b"])
+        return _no_table(address, found["a"] or found["b"] or found["c"])
     if found := _NO_COLUMN.search(text):
         what = f"there is no column {(found['a'] or found['b']).strip(',;')}"
         return DataError(what, where=where, cure="Mend the query, or 'log.columns' in the plant file.")
@@ -181,12 +183,12 @@ def _error(address: Address, message: str) -> DataError:
         if address.dialect == "odbc":
             cure = f"Check the user, and set {ODBC_USER} and {ODBC_PASSWORD}."
         return DataError("the database refuses the login", where=where, cure=cure)
-    if "Failed to connect" in text or "failed to open" in text:
-        reason = text.rsplit("failed: ", 1)[-1].split("Failed to connect: ")[-1].strip()
+    if any(sign in text for sign in ("Failed to connect", "failed to open", "SQLDriverConnect")):
+        reason = text.rsplit("failed: ", 1)[-1].split("Failed to connect: ")[-1].split("Message: ")[-1].strip()
         return DataError(f"cannot be reached ({_short(reason)})", where=where, cure="Check host, port and database.")
     if "is not a database" in text:
         return DataError("is no SQLite file", where=where, cure="Check the path.")
-    reason = re.sub(r"^[A-Z_]+: ", "", text)
+    reason = re.sub(r"^[A-Z_]+: ", "", text.split("Message: ")[-1])
     reason = re.sub(
         r"\[(libpq|SQLite)\] |Failed to (prepare|execute|step) query: |could not begin COPY: |ERROR: +", "", reason
     )
@@ -200,10 +202,8 @@ def _no_table(address: Address, name: str) -> DataError:
             names = [str(name) for name in table(address, _TABLES[address.dialect]).column(0).to_pylist()]
         except DataError:
             pass  # the first error is the one to tell
-    hint = nearest(name, names[:200])
-    cure = (
-        f"{hint[0].upper()}{hint[1:]}" + ("" if hint.endswith("?") else ".") if hint else "The database has no table."
-    )
+    hint = nearest(name, names[:200]) or "check its name, and that this user may read it"
+    cure = f"{hint[0].upper()}{hint[1:]}" + ("" if hint.endswith("?") else ".")
     return DataError(f"there is no table '{name}'", where=address.shown, cure=cure)
 
 

@@ -14,10 +14,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from controlkit.errors import DataError
+from controlkit.ingest import ingest
 from controlkit.ingest.sources import sql_driver
 from controlkit.ingest.sources.sql import SqlSource
 from controlkit.ingest.sources.sql_address import parse
@@ -230,6 +232,24 @@ def test_a_session_cannot_write(server, execute):
     with pytest.raises(DataError, match="read-only transaction"):
         list(sql_driver.stream(address, "DELETE FROM log RETURNING tag"))
     assert sql_driver.table(address, "SELECT count(*) AS n FROM log").to_pylist() == [{"n": 6}]
+
+
+def test_an_ingest_is_that_of_the_same_file_and_keeps_no_password(server, execute, spec, rows, write_long, tmp_path):
+    values = ", ".join(f"('{time}', '{tag}', {value}, '{quality}')" for time, tag, value, quality in rows)
+    execute(
+        "DROP TABLE IF EXISTS whole",
+        "CREATE TABLE whole (time timestamptz, tag text, value float8, quality text)",
+        f"INSERT INTO whole VALUES {values}",
+    )
+    address = server.replace("plant@", "plant:s3cr%20et%2F%40@")
+    made = ingest(spec, [f"{address}?table=whole"], tmp_path / "data").dataset
+    same = ingest(spec, [write_long(rows)], None).dataset
+    for name in ("frames", "actions", "mask", "rewards", "episode", "time_ns"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(same, name), err_msg=name)
+    assert list(made.sources) == ["postgres:whole"]
+    written = [path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert any(b"postgres:whole" in content for content in written)
+    assert not any(b"s3cr" in content for content in written)
 
 
 STREAM = """
