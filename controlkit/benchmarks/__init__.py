@@ -18,6 +18,7 @@ SUITES = {
     "neorl": "controlkit.benchmarks.neorl",
     "neorl2": "controlkit.benchmarks.neorl2",
     "industrial": "controlkit.benchmarks.industrial",
+    "draft": "controlkit.benchmarks.draft",
 }
 
 Suite = Callable[..., str]

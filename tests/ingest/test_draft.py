@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
+import pyarrow.csv
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
 import pytest
 
 from controlkit.errors import DataError
@@ -209,6 +213,32 @@ def test_stamps_without_zone_and_unusual_columns_are_said_in_the_file(tmp_path):
     assert set(spec.tags) == {"PV101", "SP101", "OP101"}
     assert any("time_zone" in note for note in draft.notes)
     assert "CHECK: the log's time stamps have no zone" in draft.yaml
+
+
+@pytest.mark.parametrize("kind", ["utf-16", "cp1252", "gz", "parquet", "arrow", "folder"])
+def test_every_kind_of_file_gives_the_same_proposal(kind, tmp_path):
+    tags = heater(np.random.default_rng(9), 2_000)
+    source = write_wide(tmp_path / "log.csv", {"Wärme": tags["TIC-101.PV"], "Ventil": tags["TIC-101.OP"]}, 5000)
+    expected = draft_plant([source]).yaml.split("\n", 1)[1]
+    text = source.read_text(encoding="utf-8")
+    path = tmp_path / f"other.{kind}"
+    if kind in ("parquet", "arrow"):
+        table = pyarrow.csv.read_csv(source)
+        zoned = table["Timestamp"].cast(pyarrow.timestamp("ms", tz="UTC"))
+        table = table.set_column(0, "Timestamp", zoned)
+        pq.write_table(table, path) if kind == "parquet" else feather.write_feather(table, path)
+    elif kind == "folder":
+        path.mkdir()
+        lines = text.splitlines(keepends=True)
+        (path / "a.csv").write_text("".join(lines[:1001]), encoding="utf-8")
+        (path / "b.csv").write_text(lines[0] + "".join(lines[1001:]), encoding="utf-8")
+    elif kind == "gz":
+        path = tmp_path / "other.csv.gz"
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path = tmp_path / "other.csv"
+        path.write_text(text, encoding=kind)
+    assert draft_plant([path]).yaml.split("\n", 1)[1] == expected
 
 
 def test_units_of_the_log_are_taken_and_an_unknown_one_leaves_its_tag_out(tmp_path):

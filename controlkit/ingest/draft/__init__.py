@@ -28,7 +28,7 @@ def draft_plant(sources: Sequence[Path | str], *, name: str = "plant") -> Draft:
     """Proposes a plant file for a log.
 
     Args:
-        sources: the files of the log.
+        sources: the log's files, folders of them, or patterns such as `logs/*.csv`.
         name: of the plant; letters, digits, '_' and '-', a letter first.
 
     Raises:
@@ -42,7 +42,7 @@ def draft_plant(sources: Sequence[Path | str], *, name: str = "plant") -> Draft:
     from controlkit.ingest.draft.text import notes_of, yaml_of
     from controlkit.spec import PlantSpec
 
-    logs = read_sources([Path(source) for source in sources])
+    logs = read_sources(sources)
     proposal = propose(merged(logs))
     text = yaml_of(proposal, logs, name)
     PlantSpec.from_dict(yaml.safe_load(text), source="the proposed plant file")

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from controlkit.errors import DataError
-from controlkit.ingest import log_file
 from controlkit.ingest.draft.header import MOST, Meaning, meaning_of, share, split_unit
 from controlkit.ingest.draft.stamps import stamps_of
-from controlkit.ingest.quality import good_codes
+from controlkit.ingest.draft.tables import files_of, quoted_text, table_of
+from controlkit.ingest.log_file import readable
+from controlkit.ingest.sources.codes import Codes
+from controlkit.ingest.stage import Code
 
 # Values that are kept of a source, and the stretches that they come from.
 KEPT, STRETCHES = 3_000_000, 8
@@ -81,26 +84,21 @@ def sample_of(source: Path) -> LogSample:
     """
     import duckdb
 
-    with log_file.readable(source):
+    with readable(source), TemporaryDirectory(prefix="controlkit-") as scratch:
         connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT})
         connection.execute("SET enable_progress_bar = false")
-        return _Reader(connection, source).sample()
+        connection.execute(f"SET temp_directory = {quoted_text(scratch)}")
+        with connection:
+            return _Reader(connection, source, Path(scratch)).sample()
 
 
 class _Reader:
     """Reads one source; `_read` is the table of its rows with columns as they are."""
 
-    def __init__(self, connection: Any, path: Path) -> None:
+    def __init__(self, connection: Any, path: Path, scratch: Path) -> None:
         self._duck, self.path = connection, path
-        if log_file.is_csv(path):
-            names, self._delimiter = log_file.header_of(path)
-            fields = ", ".join(f"{_text(_named(name, i))}: 'VARCHAR'" for i, name in enumerate(names))
-            self._read = (
-                f"read_csv({_text(log_file.literal(path))}, header = true, auto_detect = false, quote = '\"', "
-                f"escape = '\"', delim = {_text(self._delimiter)}, columns = {{{fields}}}, ignore_errors = true)"
-            )
-        else:
-            self._delimiter, self._read = "", f"read_parquet({_text(log_file.literal(path))})"
+        table = table_of(path, scratch)
+        self._read, self._delimiter = table.read, table.delimiter
         described = self._all(f"DESCRIBE SELECT * FROM {self._read}")
         self._types = {str(name): str(kind) for name, kind, *_ in described}
 
@@ -146,8 +144,10 @@ class _Reader:
         if meaning.quality is None:
             return "true"
         quality = f"CAST({_quoted(meaning.quality)} AS VARCHAR)"
-        codes = [row[0] for row in self._all(f"SELECT DISTINCT {quality} FROM {self._read}")]
-        listed = ", ".join(_text(code) for code in sorted(good_codes(codes, str(self.path))[0]))
+        seen = [row[0] for row in self._all(f"SELECT DISTINCT {quality} FROM {self._read}")]
+        codes = Codes(str(self.path))
+        codes.look(seen)
+        listed = ", ".join(quoted_text(code) for code in seen if code is not None and codes.worth(code) is Code.GOOD)
         return f"coalesce({quality} IN ({listed}), false)" if listed else "false"
 
     def _long(self, meaning: Meaning, head: dict[str, list[str]], read: str, where: str) -> dict[str, TagSample]:
@@ -219,11 +219,9 @@ class _Reader:
         return found
 
 
-def read_sources(sources: Sequence[Path]) -> list[LogSample]:
-    """Samples of all sources, in the order in which they are named."""
-    if not sources:
-        raise DataError("no log was named", cure="Name one or more CSV or Parquet files.")
-    return [sample_of(Path(source)) for source in sources]
+def read_sources(sources: Sequence[Path | str]) -> list[LogSample]:
+    """Samples of all sources (files, folders, patterns), in the order in which they are named."""
+    return [sample_of(path) for path in files_of(sources)]
 
 
 def merged(logs: Sequence[LogSample]) -> dict[str, TagSample]:
@@ -275,15 +273,6 @@ def _float(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _named(name: str, i: int) -> str:
-    return name.strip() or f"column_{i + 1}"
-
-
 def _quoted(name: str) -> str:
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
-
-
-def _text(value: str) -> str:
-    doubled = value.replace("'", "''")
-    return f"'{doubled}'"

@@ -5,13 +5,15 @@ A stamp without a zone counts as UTC here: for intervals and delays it makes no 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from controlkit.ingest import timestamps
 from controlkit.ingest.draft.header import MOST, share
+from controlkit.ingest.timestamps import epoch_unit_ns
 
+_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d+)?\s*")
 # What historians and spreadsheets write beside ISO 8601; the day before the month where both could be meant.
 _FORMS = tuple(
     f"{date} {time}"
@@ -45,17 +47,30 @@ def stamps_of(kind: str, field: str, cells: Sequence[str]) -> Stamps | None:
     """
     if kind.startswith(("TIMESTAMP", "DATE")):
         return Stamps(f"epoch_ns({field})", naive=not kind.endswith("TIME ZONE"))
-    if kind != "VARCHAR" or share(cells, timestamps.is_number) >= MOST:
-        numbers = [abs(float(cell)) for cell in cells if timestamps.is_number(cell)]
-        unit = timestamps.epoch_unit_ns(max(numbers, default=0.0))
+    if kind != "VARCHAR" or share(cells, _is_number) >= MOST:
+        numbers = [abs(float(cell)) for cell in cells if _is_number(cell)]
+        unit = epoch_unit_ns(max(numbers, default=0.0))
         number = f"TRY_CAST({field} AS DECIMAL(38, 9))"
         return Stamps(f"round({number} * {unit})", naive=False) if unit is not None else None
     if share(cells, _is_iso) >= MOST:
-        local, offset = timestamps.text_expressions(field)
-        utc = f"({local}) - CASE WHEN ({offset}) = {timestamps.NAIVE} THEN 0 ELSE ({offset}) END * 60000000000"
-        return Stamps(utc, naive=share(cells, _has_zone) < MOST)
+        return Stamps(_of_iso(field), naive=share(cells, _has_zone) < MOST)
     form = next((form for form in _FORMS if share(cells, _reads(form)) >= MOST), None)
     return Stamps(f"epoch_ns(try_strptime(trim({field}), '{form}'))", naive=True) if form else None
+
+
+def _of_iso(field: str) -> str:
+    """ISO text to UTC; DuckDB's cast reads date and time, and drops an offset silently."""
+    text = f"upper(trim({field}))"
+    sign = f"regexp_extract(substr({text}, 12), '[+-].*$')"
+    digits = f"replace({sign}, ':', '')"
+    hours, rest = f"TRY_CAST(substr({digits}, 2, 2) AS INTEGER)", f"TRY_CAST(substr({digits}, 4, 2) AS INTEGER)"
+    minutes = f"CASE WHEN {sign} = '' THEN 0 ELSE {hours} * 60 + coalesce({rest}, 0) END"
+    ahead = f"CASE WHEN {sign} LIKE '-%' THEN -({minutes}) ELSE {minutes} END"
+    return f"epoch_ns(TRY_CAST({text} AS TIMESTAMP_NS)) - {ahead} * 60000000000"
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _is_iso(text: str) -> bool:
