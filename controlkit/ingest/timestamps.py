@@ -1,14 +1,11 @@
 """Time stamps of a log as int64 nanoseconds since 1970-01-01 UTC.
 
-Text is ISO 8601, `YYYY-MM-DD HH:MM:SS[.fraction]` with or without `Z`, `UTC` or an offset, or a number since 1970: in
-s, ms, us or ns, the first of them that puts the latest stamp of the file before the year 2262. Stamps without a zone
-are read in the plant's time zone; a stamp that a change of the clock skips or repeats there is an error, never a guess.
-DuckDB's own cast to TIMESTAMP drops an offset silently, hence the expressions here.
+What a clock on the wall shows is read in the plant's time zone; a time that a change of the clock skips or repeats
+there has no meaning of its own: the plant file says what becomes of it.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -23,17 +20,8 @@ NS = 1_000_000_000
 NAIVE = -32768  # stands for "no zone" among offsets in minutes
 FORMS = "Write ISO 8601 such as 2024-05-01T10:00:00Z, or seconds, ms, us or ns since 1970."
 
-_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d+)?\s*")
-_ISO = (
-    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.]\d{1,9})?)?( ?(Z|UTC|[+-]\d{2}(:?\d{2})?))?)?"  # no zone after a date
-)
 _LAST_SECOND = 9.2e9  # in the year 2261; int64 nanoseconds end in 2262
 _DAY = 86_400
-
-
-def is_number(text: str) -> bool:
-    """Whether a stamp counts from 1970 instead of naming a date."""
-    return _NUMBER.fullmatch(text) is not None
 
 
 def epoch_unit_ns(largest: float) -> int | None:
@@ -42,23 +30,6 @@ def epoch_unit_ns(largest: float) -> int | None:
         if largest <= _LAST_SECOND * factor:
             return unit
     return None
-
-
-def text_expressions(column: str) -> tuple[str, str]:
-    """DuckDB expressions for a column of ISO text: local nanoseconds (NULL where not valid), offset in minutes."""
-    text = f"upper(trim({column}))"
-    # The cast reads date and time and ignores what follows; the pattern has checked what that may be.
-    local = f"CASE WHEN regexp_full_match({text}, '{_ISO}') THEN epoch_ns(TRY_CAST({text} AS TIMESTAMP_NS)) END"
-    sign = f"regexp_extract(substr({text}, 12), '[+-].*$')"
-    digits = f"replace({sign}, ':', '')"
-    minutes = (
-        f"(TRY_CAST(substr({digits}, 2, 2) AS INTEGER) * 60 + coalesce(TRY_CAST(substr({digits}, 4, 2) AS INTEGER), 0))"
-    )
-    offset = (
-        f"CASE WHEN {text} LIKE '%Z' OR {text} LIKE '%UTC' THEN 0 WHEN {sign} = '' THEN {NAIVE} "
-        f"WHEN {sign} LIKE '-%' THEN -{minutes} ELSE {minutes} END"
-    )
-    return local, offset
 
 
 @dataclass(frozen=True)

@@ -253,10 +253,10 @@ class Clock:
             return utc + times.later_ns
         if rules.on_fold == "by_order" and times.twice.any():
             utc = utc.copy()
-            which = np.flatnonzero(times.twice)
-            whose = np.zeros(len(which), dtype=np.int64) if tag is None else tag[rows[which]]
-            second = self._second_time(whose, times.change[which], local_ns[which])
-            utc[which] += np.where(second, times.later_ns[which], 0)
+            at = np.flatnonzero(times.twice)
+            whose = np.zeros(len(at), dtype=np.int64) if tag is None else tag[rows[at]]
+            second = self._second_time(whose, times.change[at], local_ns[at])
+            utc[at] += np.where(second, times.later_ns[at], 0)
         return utc
 
     def _second_time(self, whose: Int64, change: Int64, local_ns: Int64) -> Bool:

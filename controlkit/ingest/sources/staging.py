@@ -6,7 +6,6 @@ Every cell that should hold a value ends in exactly one place: staged, in quaran
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +18,9 @@ from controlkit.ingest.sources.clock import Clock
 from controlkit.ingest.sources.codes import Codes
 from controlkit.ingest.sources.opened import HEAD, Batch, Opened, Rejected
 from controlkit.ingest.sources.presets import preset_of, with_flags
-from controlkit.ingest.sources.values import NO_VALUE, Values, plain, values
-from controlkit.ingest.stage import SAMPLE, Code, Stage
+from controlkit.ingest.sources.records import Tally, ahead, combined, index_of, samples, texts_of
+from controlkit.ingest.sources.values import NO_VALUE, plain, values
+from controlkit.ingest.stage import Code, Stage
 from controlkit.ingest.units import convert
 from controlkit.spec import PlantSpec
 
@@ -32,26 +32,6 @@ Bool = npt.NDArray[np.bool_]
 
 NAMELESS, HEADER_AGAIN = "no tag name", "the header again"
 _IGNORE, _NAMELESS, _UNKNOWN = -1, -2, -3  # among the numbers of tags
-_SHOWN = 200  # signs of a text in quarantine
-
-
-@dataclass
-class Tally:
-    """What has been read of a source."""
-
-    rows: int = 0
-    samples: int = 0
-    ignored: int = 0
-    first_ns: int | None = None
-    last_ns: int | None = None
-    seen: set[str] = field(default_factory=set)
-
-    def span(self, time_ns: Int64) -> None:
-        """Takes note of the stamps of staged samples."""
-        if len(time_ns):
-            first, last = int(time_ns.min()), int(time_ns.max())
-            self.first_ns = first if self.first_ns is None else min(self.first_ns, first)
-            self.last_ns = last if self.last_ns is None else max(self.last_ns, last)
 
 
 class Reader:
@@ -158,7 +138,7 @@ class Reader:
         for which in wrong.values():
             keep &= ~which
         self._check_units(batch, tag, keep)
-        sample = _samples(time.utc_ns, value, _combined(cells, code), batch.row, self._source_number)
+        sample = samples(time.utc_ns, value, combined(cells, code), batch.row, self._source_number)
         if not keep.all():
             sample, tag = sample[keep], tag[keep]
         self.tally.span(sample["time_ns"])
@@ -191,7 +171,7 @@ class Reader:
                 self._quarantined(batch, NO_MEASUREMENT, wrong, i, name)
                 good = keep & ~wrong
             value = self._in_unit(cells.value, name)
-            sample = _samples(time.utc_ns, value, _combined(cells, code), batch.row, self._source_number)
+            sample = samples(time.utc_ns, value, combined(cells, code), batch.row, self._source_number)
             self._stage.append_tag(name, sample if good.all() else sample[good])
 
     # Columns ---------------------------------------------------------------------------------------------------------
@@ -210,7 +190,7 @@ class Reader:
                 self.tally.seen.add(name)
                 numbers.append(self._number.get(name, _IGNORE))
         numbers.append(_NAMELESS)  # where the index is null
-        index = _index(coded, len(numbers) - 1)
+        index = index_of(coded, len(numbers) - 1)
         return np.array(numbers, dtype=np.int64)[index]
 
     def _known(self, batch: Batch, tag: Int64, unusable: Bool) -> None:
@@ -239,7 +219,7 @@ class Reader:
         texts = coded.dictionary.to_pylist()
         self.codes.look(texts)
         worth = [self.codes.worth(text) for text in texts] + [Code.BAD]
-        index = _index(coded, len(texts))
+        index = index_of(coded, len(texts))
         return np.array(worth, dtype=np.uint8)[index]
 
     def _converted(self, value: npt.NDArray[np.float64], tag: Int64) -> npt.NDArray[np.float64]:
@@ -263,7 +243,7 @@ class Reader:
             return
         coded = plain(batch.records.column(self._columns.unit)).cast(pa.string()).dictionary_encode()
         texts = [*coded.dictionary.to_pylist(), ""]
-        index = _index(coded, len(texts) - 1)
+        index = index_of(coded, len(texts) - 1)
         pairs, first = np.unique(np.where(keep, tag * len(texts) + index, -1), return_index=True)
         for i in np.sort(first[pairs >= 0]):
             name, text = self._used[int(tag[i])], texts[int(index[i])]
@@ -290,8 +270,8 @@ class Reader:
             return wrong
         at, found = self._columns.timestamp, np.zeros(len(unread), dtype=np.bool_)
         rows = np.flatnonzero(unread)[:LISTED]
-        texts = _texts(batch.records.column(at), rows)
-        found[rows] = [text.strip() == self._columns.names[at] for text in texts]
+        shown = texts_of(batch.records.column(at), rows)
+        found[rows] = [text.strip() == self._columns.names[at] for text in shown]
         split = {**wrong, UNREADABLE: unread & ~found, HEADER_AGAIN: found}
         return {reason: which for reason, which in split.items() if which.any()}
 
@@ -304,8 +284,8 @@ class Reader:
             names = [name] * len(listed)
         else:
             names = [self._used[i] if i >= 0 else "" for i in tag[listed].tolist()]
-        texts = _texts(batch.records.column(column), listed)
-        self._quarantine.add(self._source_number, reason, batch.row[listed].tolist(), texts, names, len(at))
+        shown = texts_of(batch.records.column(column), listed)
+        self._quarantine.add(self._source_number, reason, batch.row[listed].tolist(), shown, names, len(at))
 
     def _reject(self, lines: Sequence[Rejected]) -> None:
         """Puts what the source could not take apart into quarantine."""
@@ -320,41 +300,3 @@ class Reader:
                 self.tally.samples += 1
             rows, texts = [rejected.row] * len(names), [rejected.text] * len(names)
             self._quarantine.add(self._source_number, rejected.reason, rows, texts, names)
-
-
-def _combined(cells: Values, quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """`Code` of each cell: of the cell where it holds no value, else of the record's quality."""
-    return np.where(cells.code == Code.GOOD, quality, cells.code)
-
-
-def _samples(
-    time_ns: Int64, value: npt.NDArray[np.float64], code: npt.NDArray[np.uint8], row: Int64, source: int
-) -> npt.NDArray[np.void]:
-    sample = np.zeros(len(time_ns), dtype=SAMPLE)
-    sample["time_ns"], sample["value"], sample["row"], sample["code"] = time_ns, value, row, code
-    sample["source"] = source
-    return sample
-
-
-def _index(coded: pa.DictionaryArray, null: int) -> Int64:
-    """Place of each cell's text (K,) in the dictionary; `null` where there is none."""
-    indices = coded.indices.fill_null(null) if coded.null_count else coded.indices
-    return np.asarray(indices.to_numpy(zero_copy_only=False), dtype=np.int64)
-
-
-def _texts(column: pa.Array, rows: Int64) -> list[str]:
-    import pyarrow as pa
-
-    cells = plain(column).take(pa.array(rows)).to_pylist()
-    return ["" if cell is None else str(cell)[:_SHOWN] for cell in cells]
-
-
-def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches; the next one is read while the last one is worked on."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch

@@ -176,8 +176,8 @@ def _offset(text: Bytes, shape: re.Match[str]) -> tuple[Int64, npt.NDArray[np.bo
 
 
 def _fraction(text: Bytes, shape: re.Match[str]) -> Int64:
-    digits = len(shape["f"] or "")
-    return _number(text, shape, "f") * 10 ** (9 - digits)
+    scale = np.int64(10 ** (9 - len(shape["f"] or "")))
+    return _number(text, shape, "f") * scale
 
 
 def _number(text: Bytes, shape: re.Match[str], name: str) -> Int64:

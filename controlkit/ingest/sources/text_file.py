@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controlkit.errors import DataError
-from controlkit.ingest.log_file import readable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,20 +105,20 @@ class TextFile:
     def _stream(self) -> Iterator[pa.NativeFile]:
         import pyarrow as pa
 
-        with readable(self.path):
+        try:
             if self.path.stat().st_size == 0:
                 yield pa.BufferReader(b"")
                 return
-            try:
-                with pa.input_stream(str(self.path), compression=self._packing) as stream:
-                    yield stream
-            except OSError as problem:
-                if self._packing is None or problem.errno is not None:
-                    raise
-                what = "is cut off in the middle" if "runcated" in str(problem) else f"is no {self._packing} file"
-                raise DataError(
-                    f"{what} ({problem})", where=str(self.path), cure="Copy or export it again, whole."
-                ) from None
+            with pa.input_stream(str(self.path), compression=self._packing) as stream:
+                yield stream
+        except OSError as problem:
+            if self._packing is None or problem.errno is not None:
+                reason = problem.strerror or str(problem).splitlines()[0]
+                raise DataError(f"cannot be read ({reason})", where=str(self.path), cure="Check the file.") from None
+            what = "is cut off in the middle" if "runcated" in str(problem) else f"is no {self._packing} file"
+            raise DataError(
+                f"{what} ({problem})", where=str(self.path), cure="Copy or export it again, whole."
+            ) from None
 
 
 def _encoding(start: bytes, given: str | None, path: Path) -> tuple[bytes, str]:
