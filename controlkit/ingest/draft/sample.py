@@ -85,15 +85,15 @@ def sample_of(source: Path) -> LogSample:
     import duckdb
 
     with readable(source), TemporaryDirectory(prefix="controlkit-") as scratch:
-        connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT})
+        connection = duckdb.connect(f"{scratch}/log.duckdb", config={"memory_limit": MEMORY_LIMIT})
         connection.execute("SET enable_progress_bar = false")
-        connection.execute(f"SET temp_directory = {quoted_text(scratch)}")
+        connection.execute("SET TimeZone = 'UTC'")  # in which a stamp without a zone is read
         with connection:
             return _Reader(connection, source, Path(scratch)).sample()
 
 
 class _Reader:
-    """Reads one source; `_read` is the table of its rows with columns as they are."""
+    """Reads one source: once, from `_read` as it stands, into a table `log` of time stamps and numbers on disk."""
 
     def __init__(self, connection: Any, path: Path, scratch: Path) -> None:
         self._duck, self.path = connection, path
@@ -115,18 +115,20 @@ class _Reader:
                 where=str(self.path),
                 cure="Write ISO 8601 such as 2024-05-01T10:00:00Z, or seconds, ms, us or ns since 1970.",
             )
-        time = f"CAST({stamps.utc_ns} AS BIGINT)"
-        good = self._good(meaning)
-        rows, first, last = self._all(f"SELECT count(t), min(t), max(t) FROM (SELECT {time} AS t FROM {self._read})")[0]
+        value, good = self._values(meaning, head), self._good(meaning)
+        self._duck.execute(
+            f"CREATE TABLE log AS SELECT CAST({stamps.utc_ns} AS BIGINT) AS utc_ns, {', '.join(value)} FROM "
+            f"(SELECT *, {good} AS is_good FROM {self._read})"
+        )
+        rows, first, last = self._all("SELECT count(utc_ns), min(utc_ns), max(utc_ns) FROM log")[0]
         if not rows:
             raise DataError("no time stamp can be read", where=str(self.path), cure="Check its first lines.")
         where, whole = _stretches(rows * max(1, len(meaning.tags)), int(first), int(last))
-        read = f"(SELECT *, {time} AS utc_ns, {good} AS is_good FROM {self._read})"
-        take = self._long if meaning.form == "long" else self._wide
+        tags = self._long(where) if meaning.form == "long" else self._wide(meaning, where)
         return LogSample(
             name=self.path.name,
             form=meaning.form,
-            tags=take(meaning, head, read, where),
+            tags=tags,
             naive=stamps.naive,
             columns=meaning.unusual,
             reasons=dict(meaning.reasons),
@@ -150,48 +152,53 @@ class _Reader:
         listed = ", ".join(quoted_text(code) for code in seen if code is not None and codes.worth(code) is Code.GOOD)
         return f"coalesce({quality} IN ({listed}), false)" if listed else "false"
 
-    def _long(self, meaning: Meaning, head: dict[str, list[str]], read: str, where: str) -> dict[str, TagSample]:
-        assert meaning.tag is not None
-        assert meaning.value is not None
-        tag = f"trim(CAST({_quoted(meaning.tag)} AS VARCHAR))"
-        value = self._number(meaning.value, head)
-        unit = f"trim(CAST({_quoted(meaning.unit)} AS VARCHAR))" if meaning.unit else "NULL"
-        table = f"(SELECT {tag} AS tag, utc_ns, {_finite(value)} AS value, {unit} AS unit FROM {read})"
+    def _values(self, meaning: Meaning, head: dict[str, list[str]]) -> list[str]:
+        """The columns of `log` beside the time stamp: tag, value and unit, or v0, v1 ... of a wide log."""
+        if meaning.tag is None or meaning.value is None:
+            return [f"{_finite(self._number(name, head))} AS v{i}" for i, name in enumerate(meaning.tags)]
+        unit = f"trim(CAST({_quoted(meaning.unit)} AS VARCHAR))" if meaning.unit else "CAST(NULL AS VARCHAR)"
+        return [
+            f"trim(CAST({_quoted(meaning.tag)} AS VARCHAR)) AS tag",
+            f"{_finite(self._number(meaning.value, head))} AS value",
+            f"{unit} AS unit",
+        ]
+
+    def _long(self, where: str) -> dict[str, TagSample]:
         figures = self._all(
-            f"SELECT tag, count(*), count(value), min(value), max(value), mode(unit) FROM {table} "
+            "SELECT tag, count(*), count(value), min(value), max(value), mode(unit) FROM log "
             "WHERE tag <> '' GROUP BY 1 ORDER BY min(utc_ns), 1"
         )
-        kept = self._duck.execute(f"SELECT tag, utc_ns, value FROM {table} WHERE {where} AND utc_ns IS NOT NULL")
-        got = kept.fetchnumpy()
-        names, number = np.unique(np.asarray(got["tag"], dtype=str), return_inverse=True)
-        time_ns, values = _filled(got["utc_ns"]).astype(np.int64), _filled(got["value"])
+        if not figures:
+            raise DataError("no row names a tag", where=str(self.path), cure="Check the column of the tags.")
+        # Numbers for names: a million texts in Python take longer than everything else.
+        self._duck.execute("CREATE TYPE tag_name AS ENUM (SELECT DISTINCT tag FROM log WHERE tag <> '' ORDER BY tag)")
+        got = self._duck.execute(
+            "SELECT CAST(enum_code(CAST(tag AS tag_name)) AS INTEGER) AS number, utc_ns, value FROM log "
+            f"WHERE {where} AND utc_ns IS NOT NULL AND tag <> ''"
+        ).fetchnumpy()
+        number, time_ns, value = (_filled(got[name]) for name in ("number", "utc_ns", "value"))
         # In order of time tag by tag; of one stamp as the log has them.
         by_tag = np.argsort(number, kind="stable")
         self._backward = bool(((np.diff(time_ns[by_tag]) < 0) & (np.diff(number[by_tag]) == 0)).any())
         order = np.lexsort((time_ns, number))
-        ends = np.cumsum(np.bincount(number, minlength=len(names)))
-        parts = {str(name): rows for name, rows in zip(names, np.split(order, ends[:-1]), strict=True)}
-        empty = np.empty(0, dtype=np.int64)
+        ends = np.cumsum(np.bincount(number, minlength=len(figures)))
+        parts = dict(zip(sorted(str(row[0]) for row in figures), np.split(order, ends[:-1]), strict=True))
         tags = {}
         for name, count, numbers, low, high, stated in figures:
-            rows = parts.get(name, empty)
+            rows = parts[name]
             tags[name] = TagSample(
-                time_ns[rows], values[rows], count, numbers, _float(low), _float(high), stated, compared=True
+                time_ns[rows], value[rows], count, numbers, _float(low), _float(high), stated, compared=True
             )
         return tags
 
-    def _wide(self, meaning: Meaning, head: dict[str, list[str]], read: str, where: str) -> dict[str, TagSample]:
-        values = [_finite(self._number(name, head)) for name in meaning.tags]
-        named = ", ".join(f"{value} AS v{i}" for i, value in enumerate(values))
-        table = f"(SELECT utc_ns, {named} FROM {read})"
+    def _wide(self, meaning: Meaning, where: str) -> dict[str, TagSample]:
+        columns = [f"v{i}" for i in range(len(meaning.tags))]
         figures = self._all(
-            "SELECT count(*), " + ", ".join(f"count(v{i}), min(v{i}), max(v{i})" for i in range(len(values)))
-            + f" FROM {table}"
-        )[0]  # fmt: skip
-        columns = ", ".join(f"v{i}" for i in range(len(values)))
-        query = f"SELECT utc_ns, {columns} FROM {table} WHERE {where} AND utc_ns IS NOT NULL"
+            "SELECT count(*), " + ", ".join(f"count({v}), min({v}), max({v})" for v in columns) + " FROM log"
+        )[0]
+        query = f"SELECT utc_ns, {', '.join(columns)} FROM log WHERE {where} AND utc_ns IS NOT NULL"
         got = self._duck.execute(query).fetchnumpy()
-        time_ns = _filled(got["utc_ns"]).astype(np.int64)
+        time_ns = _filled(got["utc_ns"])
         self._backward = bool((np.diff(time_ns) < 0).any())
         order = np.argsort(time_ns, kind="stable")
         tags = {}
@@ -262,7 +269,7 @@ def _finite(value: str) -> str:
     return f"CASE WHEN is_good AND isfinite({value}) THEN {value} END"
 
 
-def _filled(column: Any) -> npt.NDArray[np.float64]:
+def _filled(column: Any) -> npt.NDArray[Any]:
     """DuckDB's column with NaN where it has NULL (a time stamp has none)."""
     if np.ma.isMaskedArray(column):
         return np.asarray(np.ma.filled(column, np.nan if column.dtype.kind == "f" else 0))

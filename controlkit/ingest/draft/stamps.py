@@ -1,6 +1,6 @@
 """Time stamps of an unknown log: the DuckDB expression that reads them, found out from some of them.
 
-A stamp without a zone counts as UTC here: for intervals and delays it makes no difference.
+A stamp without a zone counts as UTC here, as the session's zone is: for intervals and delays it makes no difference.
 """
 
 from __future__ import annotations
@@ -53,20 +53,9 @@ def stamps_of(kind: str, field: str, cells: Sequence[str]) -> Stamps | None:
         number = f"TRY_CAST({field} AS DECIMAL(38, 9))"
         return Stamps(f"round({number} * {unit})", naive=False) if unit is not None else None
     if share(cells, _is_iso) >= MOST:
-        return Stamps(_of_iso(field), naive=share(cells, _has_zone) < MOST)
+        return Stamps(f"epoch_ns(TRY_CAST({field} AS TIMESTAMPTZ))", naive=share(cells, _has_zone) < MOST)
     form = next((form for form in _FORMS if share(cells, _reads(form)) >= MOST), None)
     return Stamps(f"epoch_ns(try_strptime(trim({field}), '{form}'))", naive=True) if form else None
-
-
-def _of_iso(field: str) -> str:
-    """ISO text to UTC; DuckDB's cast reads date and time, and drops an offset silently."""
-    text = f"upper(trim({field}))"
-    sign = f"regexp_extract(substr({text}, 12), '[+-].*$')"
-    digits = f"replace({sign}, ':', '')"
-    hours, rest = f"TRY_CAST(substr({digits}, 2, 2) AS INTEGER)", f"TRY_CAST(substr({digits}, 4, 2) AS INTEGER)"
-    minutes = f"CASE WHEN {sign} = '' THEN 0 ELSE {hours} * 60 + coalesce({rest}, 0) END"
-    ahead = f"CASE WHEN {sign} LIKE '-%' THEN -({minutes}) ELSE {minutes} END"
-    return f"epoch_ns(TRY_CAST({text} AS TIMESTAMP_NS)) - {ahead} * 60000000000"
 
 
 def _is_number(text: str) -> bool:
