@@ -276,7 +276,7 @@ def test_a_frozen_sensor_is_left_out_and_comes_back(make_spec, tmp_path):
 
 
 def test_a_compressed_tag_that_is_silent_is_not_frozen_and_nothing_of_it_is_missing(make_spec, tmp_path):
-    thin = {"frozen": {"after_s": 60}, "compression": {"deviation": 0.5, "max_interval_s": 600}}
+    thin = {"frozen": {"after_s": 600}, "compression": {"deviation": 0.5, "max_interval_s": 600}}
     spec = make_spec({"temperature": thin})
     file = [(s, s / 100) for s in range(100) if s < 20 or s % 10 == 0]
     found, usable, _ = assessed(spec, "temperature", tmp_path, [*file, (3000, 2), (3001, 3)])

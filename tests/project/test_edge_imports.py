@@ -16,7 +16,7 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # Names of the modules that the extras bring, as they are imported.
 HEAVY = (
     "torch pandas gymnasium duckdb pyarrow plotly onnx onnxscript scipy matplotlib sklearn asyncua mlflow ray mujoco "
-    "h5py minari PIL stable_baselines3 pint zstandard charset_normalizer adbc_driver_manager adbc_driver_sqlite "
+    "h5py minari PIL stable_baselines3 pint charset_normalizer adbc_driver_manager adbc_driver_sqlite "
     "adbc_driver_postgresql arrow_odbc pytest hypothesis"
 ).split()
 
