@@ -108,10 +108,10 @@ def test_ends_are_trips_or_cuts_and_never_both():
 
 
 def test_an_end_by_a_function_needs_a_step_that_leads_there(tmp_path, monkeypatch):
-    (tmp_path / "plant_trips.py").write_text("def jumps(now, after):\n    return after['level'] - now['level'] > 4\n")
+    (tmp_path / "tank_jumps.py").write_text("def jumps(now, after):\n    return after['level'] - now['level'] > 4\n")
     monkeypatch.syspath_prepend(tmp_path)
     spec = plant()
-    rules = {"episodes": {"terminated": [{"function": "plant_trips:jumps"}]}}
+    rules = {"episodes": {"terminated": [{"function": "tank_jumps:jumps"}]}}
     spec = PlantSpec.from_dict(spec.to_dict() | rules)
     frames = np.zeros((8, 2), dtype=np.float32)
     frames[[3, 4, 5, 6, 7], 0] = [5, 9.5, 9.5, 9.5, 9.5]  # trips in row 3; from row 3 to row 4 is no step

@@ -127,11 +127,11 @@ def test_a_rejected_transition_is_discarded_and_ends_its_rollout(models: Models,
     assert not bool(rolled.terminated.any())
 
 
-@pytest.mark.parametrize("rule", [{"tag": "level", "below": -1}, {"function": "plant_trips:empty"}])
+@pytest.mark.parametrize("rule", [{"tag": "level", "below": -1}, {"function": "tank_runs_empty:empty"}])
 def test_a_trip_terminates(
     rule: dict[str, Any], models: Models, log: LoggedTransitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "plant_trips.py").write_text("def empty(now, after):\n    return after['level'] < -1\n")
+    (tmp_path / "tank_runs_empty.py").write_text("def empty(now, after):\n    return after['level'] < -1\n")
     monkeypatch.syspath_prepend(tmp_path)
     plant = small_plant.spec(episodes={"terminated": [rule]})
     world = WorldModel(models.dynamics, plant)

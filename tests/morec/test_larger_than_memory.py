@@ -13,7 +13,7 @@ from controlkit.dataset import TransitionDataset
 from controlkit.replay import LoggedTransitions, stretches, thinned
 from tests import small_plant
 
-ROWS, OTHERS = 150_000, 100
+ROWS, OTHERS = 250_000, 100
 
 TRAIN = """
 import resource, sys
@@ -50,7 +50,7 @@ print("trained on", len(data))
 
 @pytest.fixture(scope="module")
 def wide_data(tmp_path_factory):
-    """A tank's log with a hundred more exogenous tags: 15 MB of rows that must be held, 135 MB that need not be."""
+    """A tank's log with a hundred more exogenous tags: 20 MB of rows that must be held, 230 MB that need not be."""
     path = tmp_path_factory.mktemp("wide")
     tank = small_plant.dataset(small_plant.spec(history=0), episodes=50, steps=ROWS // 50 - 1)
     tags = {**tank.spec.to_dict()["tags"]}
@@ -78,13 +78,13 @@ def trained(path, how, megabytes):
 
 
 def test_training_stays_within_a_memory_that_the_data_set_exceeds(wide_data):
-    found = trained(wide_data, "mapped", 100)
+    found = trained(wide_data, "mapped", 170)
     assert found.returncode == 0, found.stderr[-2000:]
     assert f"trained on {ROWS}" in found.stdout
 
 
 def test_the_same_data_set_in_memory_does_not_fit(wide_data):
-    found = trained(wide_data, "whole", 100)
+    found = trained(wide_data, "whole", 170)
     assert found.returncode != 0
 
 
