@@ -262,7 +262,7 @@ class TransitionDataset:
         Args:
             path: the folder.
             mapped: whether frames and actions stay on disk and come in as they are read; where not given, when they
-                would take more than a quarter of the memory (`controlkit.dataset.store.memory_bytes`).
+                would take more than a quarter of the memory (`controlkit.dataset.mapped.memory_bytes`).
 
         Raises:
             ArtifactError: the folder is missing, of another version, or its content does not match its hashes.

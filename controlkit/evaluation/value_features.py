@@ -43,7 +43,8 @@ class ValueFeatures:
         self._coefficients = self._least_squares(log)
         low, high = (torch.from_numpy(x.copy())[self._columns] for x in (log.layout.low, log.layout.high))
         self._low, self._high = low, high
-        known = self._known(log.observe(log.rows), log.actions[log.rows])
+        parts = log.overview.split(16384)
+        known = torch.cat([self._known(log.observe(rows), log.actions[rows]) for rows in parts])
         self._known_centre, self._known_spread = known.mean(dim=0), known.std(dim=0).clamp(min=1e-6)
         self.size = len(self._centre) + known.shape[1]
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlkit.dataset import RECORD, DatasetWriter, Split, TransitionDataset
-from controlkit.dataset.store import ARRAYS, MEMORY, memory_bytes, writing
+from controlkit.dataset.mapped import ARRAYS, MEMORY, memory_bytes
+from controlkit.dataset.store import writing
 from controlkit.errors import ControlkitError, DataError
 from controlkit.files import read_json
 from tests import small_plant
