@@ -258,7 +258,7 @@ def run(
 @app.command(epilog="Example: controlkit benchmark refrigerator --out docs/results/refrigerator --seeds 3")
 def benchmark(
     suite: Annotated[
-        str, typer.Argument(help="Name of the suite: filter, industrial, neorl, neorl2, refrigerator, speed.")
+        str, typer.Argument(help="Name of the suite: draft, filter, industrial, neorl, neorl2, refrigerator, speed.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json and tables.", show_default=False)],
     tasks: Annotated[str, typer.Option(help="Which tasks, with commas; all where none is named.")] = "",
@@ -345,6 +345,10 @@ def _propose(sources: list[str], out: Path | None) -> None:
     if out is not None and out.suffix.lower() not in (".yaml", ".yml"):
         raise ControlkitError(
             "without a plant file, --check proposes one", where=f"--out {out}", cure="End its name in .yaml."
+        )
+    if out is not None and out.exists():
+        raise ControlkitError(
+            "is there already, and may hold somebody's work", where=f"--out {out}", cure="Choose another name."
         )
     if any(is_flat(Path(source)) for source in sources):
         told, text = describe_flat([Path(source) for source in sources])
