@@ -1,4 +1,4 @@
-"""`controlkit ingest --check` without a plant file: a log becomes a plant file that the same log can be ingested with."""
+"""`controlkit ingest --check` without a plant file: a log becomes a plant file, and a data set with it."""
 
 from __future__ import annotations
 
