@@ -55,10 +55,6 @@ class FlatStructure:
     actions: int
     messages: tuple[str, ...] = field(default=())
 
-    def of_kind(self, *kinds: Kind) -> tuple[int, ...]:
-        """The columns of these kinds."""
-        return tuple(finding.column for finding in self.columns if finding.kind in kinds)
-
     def history(self, column: int) -> int:
         """How many past values of a column the observation holds."""
         return max((f.lag for f in self.columns if f.kind == "history" and f.of == column), default=0)

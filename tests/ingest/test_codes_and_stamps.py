@@ -13,32 +13,45 @@ from hypothesis import strategies as st
 
 from controlkit.errors import DataError
 from controlkit.ingest.columns import same_unit
-from controlkit.ingest.quality import good_codes
 from controlkit.ingest.sources import stamp_text
+from controlkit.ingest.sources.codes import Codes, is_word
+from controlkit.ingest.stage import Code
 from controlkit.ingest.timestamps import NAIVE, epoch_unit_ns, to_utc
 
 NS = 1_000_000_000
 
 
 @pytest.mark.parametrize(
-    ("codes", "good", "unknown"),
+    ("codes", "worth", "unknown"),
     [
-        (["good", " GOOD ", "Bad", "Uncertain", "Substituted", "", None], {"good", " GOOD "}, ()),
-        (["192", "216", "0xC0", "64", "24", "0"], {"192", "216", "0xC0"}, ()),
-        (["0", "2147483648", "1073741824"], {"0"}, ()),
-        (["192.0", "0.0", "12.5"], {"192.0"}, ("12.5",)),
-        (["ok", "0"], {"ok"}, ()),
-        (["good", "Guut"], {"good"}, ("guut",)),
+        (["good", " GOOD ", "Bad", "Uncertain", "Substituted", "", None], "ggbusbb", ()),
+        (["192", "216", "0xC0", "64", "24", "0"], "gsgubb", ()),
+        (["0", "2147483648", "1073741824"], "gbu", ()),
+        (["192.0", "0.0", "12.5"], "gbb", ("12.5",)),
+        (["ok", "0"], "gb", ()),
+        (["good", "Guut"], "gb", ("guut",)),
     ],
 )
-def test_known_codes(codes, good, unknown):
-    assert good_codes(codes, "log.csv") == (frozenset(good), unknown)
+def test_known_codes(codes, worth, unknown):
+    found = Codes("log.csv")
+    found.look(codes)
+    letters = {Code.GOOD: "g", Code.UNCERTAIN: "u", Code.SUBSTITUTED: "s", Code.BAD: "b"}
+    assert "".join(letters[found.worth(code)] for code in codes) == worth
+    assert found.unknown == unknown
 
 
 @pytest.mark.parametrize("codes", [["0"], ["0", "192", "2147483648"], ["0", "bad"]])
 def test_a_zero_that_may_mean_either_is_an_error(codes):
+    found = Codes("log.csv")
+    found.look(codes)
+    assert found.doubtful
     with pytest.raises(DataError, match=r"log\.csv: the quality code 0"):
-        good_codes(codes, "log.csv")
+        found.worth("0")
+
+
+def test_words_of_a_quality_column_are_told_from_others():
+    assert all(is_word(text) for text in ("Good", " bad ", "I/O Timeout", "Uncertain"))
+    assert not any(is_word(text) for text in ("", "192", "Guut", "Manual"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from controlkit.errors import DataError
 from controlkit.ingest import columns as known
-from controlkit.ingest.quality import GOOD_WORDS, KNOWN_BAD_WORDS
+from controlkit.ingest.sources.codes import is_word
 
 # Share of a column's cells that must look alike.
 MOST = 0.9
@@ -76,7 +76,7 @@ def meaning_of(names: Sequence[str], cells: Mapping[str, Sequence[str]], where: 
     tag = next((lower[word] for word in known.TAG if word in lower and lower[word] in rest), None)
     value = next((lower[word] for word in known.VALUE if word in lower and lower[word] in rest), None)
     if quality is None:
-        quality = next((name for name in rest if share(cells[name], _is_quality) >= MOST), None)
+        quality = next((name for name in rest if share(cells[name], is_word) >= MOST), None)
         rest = [name for name in rest if name != quality]
     if tag is None or value is None:
         tag, value = _long_columns(rest, cells, tag, value, reasons)
@@ -113,10 +113,6 @@ def share(cells: Sequence[str], looks: object) -> float:
     """Share of cells of which `looks` is true; 0 of none."""
     assert callable(looks)
     return sum(bool(looks(cell)) for cell in cells) / len(cells) if cells else 0.0
-
-
-def _is_quality(text: str) -> bool:
-    return text.strip().lower() in (GOOD_WORDS | KNOWN_BAD_WORDS) - {""}
 
 
 def _long_columns(

@@ -35,6 +35,11 @@ _DA_LAST = 0xFF
 _DA_OVERRIDE, _UA_OVERRIDE, _UA_SUBSTITUTE = 0xD8, 0x0096, 0x4091
 
 
+def is_word(text: str) -> bool:
+    """Whether a cell is a word that stands in columns of qualities, and not as well in one of modes."""
+    return _plain(text) in _WORDS.keys() - {"", "manual", "shutdown"}
+
+
 class Codes:
     """The quality codes of one source: what they are worth, and which of them nobody here knows.
 
