@@ -31,7 +31,7 @@ from controlkit.ingest.quarantine import Quarantined
 from controlkit.ingest.sources import StagedLog, stage_sources
 from controlkit.ingest.stage import USABLE, Stage
 from controlkit.ingest.statistics import LogStatistics
-from controlkit.ingest.stop_rule import require_few_quarantined, sources_of
+from controlkit.ingest.stop_rule import require_few_of_each_tag, require_few_quarantined, sources_of
 from controlkit.ingest.tag_warnings import log_warnings
 from controlkit.progress import Progress, Silent
 from controlkit.spec import PlantSpec
@@ -103,7 +103,7 @@ def ingest(
         usable, found = _assessed(spec, log, work / "usable", max_bad_share, bar)
         rows = grid.align(spec, usable, work / "rows", bar)
         if not rows.episodes.rules.rows_kept:
-            raise _too_short(spec, rows.episodes.rules, sources_of(log), log_warnings(spec, found))
+            raise _too_short(spec, rows.episodes.rules, sources_of(log), log_warnings(spec, found, log.quarantine))
         with writing(out or work / "data") as folder:
             quality = _write(spec, log, found, usable, rows, folder, bar)
         if out is not None:
@@ -116,6 +116,7 @@ def _assessed(
 ) -> tuple[Stage, dict[str, TagAssessment]]:
     """The usable samples of every tag, and what is known about each."""
     require_few_quarantined(spec, log)
+    require_few_of_each_tag(spec, log)
     usable = Stage(scratch, log.stage.tags, USABLE)
     found: dict[str, TagAssessment] = {}
     bar.start("check samples", len(usable.tags))
@@ -124,6 +125,7 @@ def _assessed(
         log.stage.remove(name)
         bar.advance()
     require_few_quarantined(spec, log)
+    require_few_of_each_tag(spec, log, found)
     return usable, found
 
 
@@ -151,7 +153,7 @@ def _write(
     entries = log.quarantine.listed
     quality = summarise(
         spec, log.sources, found, rows.episodes.rules, statistics, kept, log.quarantine, _examples(log, entries),
-        feedback=feedback, warnings=[*told, *log_warnings(spec, found)],
+        feedback=feedback, warnings=[*told, *log_warnings(spec, found, log.quarantine)],
     )  # fmt: skip
     if quality.unaccounted:
         raise DataError(

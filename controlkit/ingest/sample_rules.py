@@ -93,9 +93,8 @@ def quarantine(into: Quarantine, tag: str, block: Block, reason: str, text: Text
     """Puts samples into quarantine; `text` says what stands in one of them."""
     for source in np.unique(block.source):
         mine = block[block.source == source]
-        listed = range(min(len(mine), LISTED))
-        rows = mine.row[: len(listed)].tolist()
-        into.add(int(source), reason, rows, [text(mine, i) for i in listed], [tag] * len(listed), len(mine))
+        shown = [text(mine, i) for i in range(min(len(mine), LISTED))]
+        into.add(int(source), reason, mine.row, shown, [tag] * len(mine))
 
 
 def stamp_text(block: Block, i: int) -> str:

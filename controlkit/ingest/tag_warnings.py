@@ -10,6 +10,7 @@ import numpy as np
 
 from controlkit.align import NS
 from controlkit.ingest.figures import Figures, Spread, missing_share
+from controlkit.ingest.quarantine import Quarantine
 from controlkit.ingest.sample_rules import Account
 from controlkit.ingest.timestamps import iso
 from controlkit.spec import FRAME_ROLES, PlantSpec
@@ -98,8 +99,29 @@ def _shape(spec: PlantSpec, tag: str, figures: Figures) -> list[str]:
     return []
 
 
-def log_warnings(spec: PlantSpec, assessments: Mapping[str, TagAssessment]) -> tuple[str, ...]:
-    """Sentences about tags that end before the log does, or begin after it: was one of them renamed?"""
+def log_warnings(
+    spec: PlantSpec, assessments: Mapping[str, TagAssessment], quarantine: Quarantine | None = None
+) -> tuple[str, ...]:
+    """Sentences about tags of which some samples could not be read, and about those that do not last as the log does.
+
+    One that ends before the log, or begins after it, may have been renamed.
+    """
+    unread = [] if quarantine is None else _unread(assessments, quarantine)
+    return (*unread, *_spans(spec, assessments))
+
+
+def _unread(assessments: Mapping[str, TagAssessment], quarantine: Quarantine) -> list[str]:
+    """What was put into quarantine while the log was read, before it was a sample of the tag."""
+    found = []
+    for tag, one in assessments.items():
+        count = sum(quarantine.counts(tag).values()) - one.account.quarantined
+        if count:
+            share = 100 * count / (one.account.samples + count)
+            found.append(f"{tag}: {count} samples ({share:.3g} %) could not be read and are in quarantine")
+    return found
+
+
+def _spans(spec: PlantSpec, assessments: Mapping[str, TagAssessment]) -> tuple[str, ...]:
     spans = {
         tag: (found.first_ns, found.last_ns)
         for tag, found in assessments.items()

@@ -279,13 +279,12 @@ class Reader:
         self, batch: Batch, reason: str, which: Bool, column: int, name: str = "", tag: Int64 | None = None
     ) -> None:
         at = np.flatnonzero(which)
-        listed = at[:LISTED]
         if tag is None:
-            names = [name] * len(listed)
+            names = [name] * len(at)
         else:
-            names = [self._used[i] if i >= 0 else "" for i in tag[listed].tolist()]
-        shown = texts_of(batch.records.column(column), listed)
-        self._quarantine.add(self._source_number, reason, batch.row[listed].tolist(), shown, names, len(at))
+            names = [self._used[i] if i >= 0 else "" for i in tag[at].tolist()]
+        shown = texts_of(batch.records.column(column), at[:LISTED])
+        self._quarantine.add(self._source_number, reason, batch.row[at], shown, names)
 
     def _reject(self, lines: Sequence[Rejected]) -> None:
         """Puts what the source could not take apart into quarantine."""
