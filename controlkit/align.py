@@ -4,7 +4,8 @@ Time semantics, final for the whole project:
 
 - `observation[t]` is what was known at t: it uses samples stamped at or before t and no others.
 - `action[t]` is the command in force over (t, t + period]. A command stamped s is in force from s on; where it changes
-  inside the period its time-weighted mean is taken and the step is flagged.
+  inside the period its time-weighted mean is taken and the step is flagged. A command that is not good, or no number,
+  was still given: what is in force is unknown until the next one, and so is the action of every period that it reaches.
 
 Time stamps are int64 nanoseconds since 1970-01-01 UTC. Both forms share `value_at` and `in_force`, so that their
 numbers are the same to the last bit.
@@ -38,7 +39,7 @@ class Samples:
         time_ns: (K,) time stamps.
         value: (K,) engineering units.
         good: (K,) quality; a sample that is not good never becomes a value, it only lets the last good one grow old.
-            Nor does a value that is not finite, whatever its quality.
+            Nor does a value that is not finite, whatever its quality. A command of this kind is unknown instead.
     """
 
     time_ns: Int64
@@ -96,9 +97,12 @@ def align_signal(samples: Samples, grid_ns: Int64, interpolation: Interpolation,
 
 
 def align_command(samples: Samples, grid_ns: Int64, period_s: float, max_age_s: float = np.inf) -> AlignedCommand:
-    """The command in force over (t, t + period] for each grid time t, time-weighted where it changes inside."""
+    """The command in force over (t, t + period] for each grid time t, time-weighted where it changes inside.
+
+    A period of which any part is unknown is not known.
+    """
     period = round(period_s * NS)
-    time, value = _good_samples(samples)
+    time, value = _commands(samples)
     if not time.size:
         nothing = np.zeros(len(grid_ns), dtype=np.bool_)
         return AlignedCommand(np.full(len(grid_ns), np.nan), nothing, nothing.copy())
@@ -113,6 +117,7 @@ def align_command(samples: Samples, grid_ns: Int64, period_s: float, max_age_s: 
     if rows.size:
         mean[rows], changed[rows] = in_force(time, value, last[rows], end[rows], grid_ns[rows], period)
     age = (grid_ns - time[at]) / NS
+    known &= ~np.isnan(mean)
     return AlignedCommand(np.where(known, mean, np.nan), changed, known & (age <= max_age_s))
 
 
@@ -203,6 +208,16 @@ def _good_samples(samples: Samples) -> tuple[Int64, Float64]:
     return samples.time_ns[usable], samples.value[usable]
 
 
+def _commands(samples: Samples) -> tuple[Int64, Float64]:
+    """Stamps and values, NaN where unknown, of the commands that were ever in force: of those of a stamp the last."""
+    value = np.where(samples.good & np.isfinite(samples.value), samples.value, np.nan)
+    again = samples.time_ns[1:] == samples.time_ns[:-1]
+    if not again.any():
+        return samples.time_ns, value
+    last = np.append(~again, True)
+    return samples.time_ns[last], value[last]
+
+
 def value_at(
     now: Int64 | np.int64,
     t0: Int64,
@@ -230,8 +245,10 @@ def in_force(
 ) -> tuple[Float64, Bool]:
     """Time-weighted mean of the commands in force over (start, start + period], and whether they differ: (R,), (R,).
 
+    NaN, and no difference, where one of them is unknown.
+
     Args:
-        time, value: (K,) stamps and commands.
+        time, value: (K,) stamps, no two the same, and commands; NaN is unknown.
         last: (R,) the command in force at the start of each of R periods.
         end: (R,) the commands [last + 1, end), one at least, are given inside the period.
         start_ns: (R,) starts of the periods.
@@ -247,7 +264,7 @@ def in_force(
     moved = np.minimum.reduceat(held, first) != np.maximum.reduceat(held, first)
     weighted = np.add.reduceat(held * (stop - start), first) / period
     # What was said again is no change, and is not rounded.
-    return np.where(moved, weighted, held[first]), moved
+    return np.where(moved, weighted, held[first]), moved & ~np.isnan(weighted)
 
 
 # Runs up to this long are found for all samples at once, longer ones one by one.

@@ -30,22 +30,26 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def usable(spec: PlantSpec, log: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Tag -> its usable samples (`t`, `value`), in order of time; of a mode all, NaN where not good."""
+    """Tag -> its usable samples (`t`, `value`), in order of time; of commands and modes all, NaN if unknown."""
     found = {}
     for name, rows in log.groupby("tag"):
         tag = spec.tags[str(name)]
         samples = rows.sort_values("t", kind="stable")
-        if tag.role == "mode":
+        held = tag.role in ("action", "mode")
+        if held:
             samples["value"] = samples["value"].where(samples["quality"] == "good")
         else:
             samples = samples[samples["quality"] == "good"]
         samples = samples.drop_duplicates("t")[["t", "value"]]
-        if tag.role != "mode":
-            samples = samples[samples["value"].between(*tag.range)]
+        inside = samples["value"].between(*(spec.limits(str(name)) if tag.role == "action" else tag.range))
+        if held:
+            samples["value"] = samples["value"].where(inside)
+        else:
+            samples = samples[inside]
         if tag.frozen is not None:
             run = (samples["value"] != samples["value"].shift()).cumsum()
-            held = samples["t"] - samples.groupby(run)["t"].transform("first")
-            samples = samples[held <= tag.frozen.after_s * NS]
+            since = samples["t"] - samples.groupby(run)["t"].transform("first")
+            samples = samples[since <= tag.frozen.after_s * NS]
         found[str(name)] = samples.reset_index(drop=True)
     return found
 
@@ -105,7 +109,9 @@ def _signal(spec: PlantSpec, name: str, samples: pd.DataFrame, grid: pd.DataFram
 
 def _command(name: str, samples: pd.DataFrame, grid: pd.DataFrame, period: int) -> pd.DataFrame:
     edges = np.union1d(grid["t"], grid["t"] + period)
-    pieces = pd.concat([samples, pd.DataFrame({"t": edges})]).sort_values("t", kind="stable", ignore_index=True)
+    pieces = pd.concat([samples.fillna({"value": np.inf}), pd.DataFrame({"t": edges})]).sort_values(
+        "t", kind="stable", ignore_index=True
+    )
     pieces["value"] = pieces["value"].ffill()
     lasts = -pieces["t"].diff(-1)
     pieces["weighted"] = pieces["value"] * lasts
@@ -115,8 +121,8 @@ def _command(name: str, samples: pd.DataFrame, grid: pd.DataFrame, period: int) 
     found = of.agg(low=("value", "min"), high=("value", "max"), weighted=("weighted", "sum")).reindex(grid["t"])
     changed = found["low"] != found["high"]
     value = found["low"].where(~changed, found["weighted"] / period)
-    # A period that starts before the first command is unknown.
-    unknown = found["low"].isna() | (found.index < samples["t"].iloc[0])
+    # A period that starts before the first command, or in which it is unknown, is unknown.
+    unknown = found["low"].isna() | (found["high"] == np.inf) | (found.index < samples["t"].iloc[0])
     value, changed = value.mask(unknown), changed & ~unknown
     return pd.DataFrame({name: value.astype("float32").to_numpy(), f"{name}.changed": changed.to_numpy()})
 

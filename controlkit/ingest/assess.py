@@ -3,7 +3,8 @@
 Nothing here guesses or repairs. A sample that contradicts the log itself (a stamp that goes back, a second value of one
 stamp, a command outside its limits) goes to quarantine, unless a rule of the plant file says what it means. Samples
 that the historian marks as not good, values outside the tag's range, and values of a sensor that is taken for frozen
-are counted, flagged and not used: the last good value grows old instead, and the log is cut where it is too old. Spikes
+are counted, flagged and not used: the last good value grows old instead, and the log is cut where it is too old. A
+command or a mode holds until the next one, and so one that is not good or in quarantine is written as unknown. Spikes
 are flagged and used. What stops an ingest here is a tag from which nothing can be learned (no good sample; a state or
 action that never changes), and a range or unit that does not fit the log.
 
@@ -71,8 +72,8 @@ def assess(
         spec: the plant.
         tag: its name in the plant file; not one with role `ignore`.
         log: what was read. Samples that contradict it are added to its quarantine.
-        usable: takes the usable samples, of kind `USABLE`, with stamps that rise. A sample of a mode that is not usable
-            is written as NaN: it is no reason to trust the one before it.
+        usable: takes the usable samples, of kind `USABLE`, with stamps that rise. A sample of an action or a mode that
+            is not usable is written as NaN: it is no reason to trust the one before it.
         max_bad_share: the largest share of samples outside the tag's range; a larger share of samples that are not good
             or missing is a warning.
         size: samples that are worked on at a time.
@@ -99,6 +100,7 @@ class _Work:
 
     def __init__(self, spec: PlantSpec, tag: str, log: StagedLog) -> None:
         self.spec, self.tag, self.log, self.rule = spec, tag, log, spec.tags[tag]
+        self.held = self.rule.role in rules.HELD_ROLES
         self.account = Account()
         self.figures, self.flags = Figures(), Flags()
         self.intervals = Spread(log.stage.count(tag))
@@ -109,6 +111,7 @@ class _Work:
 
     def backward(self, samples: npt.NDArray[np.void]) -> None:
         """Takes samples whose stamp goes back."""
+        samples = samples[samples["code"] != Code.UNREADABLE]
         self._count(samples=len(samples))
         self._quarantine(rules.columns(samples, self.spec.log), rules.BACKWARD, rules.stamp_text)
 
@@ -131,7 +134,7 @@ class _Work:
 
     def _with_value(self, block: Block) -> Block:
         """Leaves out the cells without a value, and good samples that are no number."""
-        self._count(samples=len(block))
+        self._count(samples=_counted(block))
         empty = block.code == Code.EMPTY
         if empty.any():
             self._count(empty=int(empty.sum()))
@@ -139,15 +142,19 @@ class _Work:
         wrong = (block.worth < rules.USELESS) & ~np.isfinite(block.value)
         if wrong.any():
             self._quarantine(block[wrong], rules.NO_MEASUREMENT, rules.value_text)
-            block = block[~wrong]
+            block = self._without(block, wrong)
         return block
+
+    def _without(self, block: Block, wrong: npt.NDArray[np.bool_]) -> Block:
+        """Leaves out what went to quarantine, or a mark in its place: what was said then still counts."""
+        return rules.marked(block, wrong) if self.held else block[~wrong]
 
     def _one_of_each(self, block: Block) -> Block:
         rule = self.spec.log.on_duplicate
         if rule == "mean" and self.rule.role == "mode":
             rule = "reject"  # halfway between two modes lies none
-        counts, rejected = rules.one_of_each_stamp(block, rule)
-        self._count(merged=len(block) - len(counts) - len(rejected))
+        counts, rejected = rules.one_of_each_stamp(block, rule, held=self.held)
+        self._count(merged=_counted(block) - _counted(counts) - len(rejected))
         self._quarantine(rejected, rules.CONTRADICTION, rules.value_text)
         return counts
 
@@ -155,7 +162,7 @@ class _Work:
         wrong = rules.outside(self.spec, self.tag, block)
         if wrong.any():
             self._quarantine(block[wrong], rules.OUTSIDE_LIMITS, rules.value_text)
-            block = block[~wrong]
+            block = self._without(block, wrong)
         low, high = self.spec.limits(self.tag)
         return replace(block, value=np.where(block.worth < rules.USELESS, np.clip(block.value, low, high), block.value))
 
@@ -193,7 +200,7 @@ class _Work:
             self.first_outside = place, float(block.value[i])
 
     def _usable(self, block: Block, used: npt.NDArray[np.bool_]) -> npt.NDArray[np.void]:
-        if self.rule.role == "mode":
+        if self.held:
             block = replace(block, value=np.where(used, block.value, np.nan))
         else:
             block = block[used]
@@ -274,6 +281,11 @@ class _Work:
             first_ns=figures.first_ns,
             last_ns=figures.last_ns,
         )
+
+
+def _counted(block: Block) -> int:
+    """How many samples there are, without the marks."""
+    return int((block.code != Code.UNREADABLE).sum())
 
 
 def _unused(account: Account) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ def missing_share(interval_ns: Float64) -> tuple[float, float] | None:
 
 
 def spikes(usable: Stage, tag: str, z: float, size: int = BLOCK) -> tuple[Int64, Int64]:
-    """Stamps of a tag's usable samples that stick out, (S,), and the number of each in the order of the samples, (S,).
+    """Stamps of a tag's known samples that stick out, (S,), and the number of each in the order of the samples, (S,).
 
     A sample sticks out where its difference from the one before lies more than `z` robust standard deviations from the
     median of the tag's differences, and the next difference as far on the other side.
@@ -106,7 +106,7 @@ def spikes(usable: Stage, tag: str, z: float, size: int = BLOCK) -> tuple[Int64,
     found: list[tuple[Int64, Int64]] = []
     before = usable.read(tag, 0, 0)
     at = 0
-    for block in usable.blocks(tag, size):
+    for block in _known(usable, tag, size):
         part = np.concatenate([before, block])
         away = np.diff(part["value"]) - usual
         up, down = away > z * scale, away < -z * scale
@@ -117,11 +117,17 @@ def spikes(usable: Stage, tag: str, z: float, size: int = BLOCK) -> tuple[Int64,
     return np.concatenate([times for times, _ in found]), np.concatenate([numbers for _, numbers in found])
 
 
+def _known(usable: Stage, tag: str, size: int) -> Iterator[npt.NDArray[np.void]]:
+    """A tag's samples without those that are unknown."""
+    for block in usable.blocks(tag, size):
+        yield block[~np.isnan(block["value"])]
+
+
 def _usual_difference(usable: Stage, tag: str, size: int) -> tuple[float, float]:
     """Median and robust standard deviation of a tag's differences."""
     sampled = Spread(usable.count(tag) - 1)
     last: Sequence[float] | Float64 = ()
-    for block in usable.blocks(tag, size):
+    for block in _known(usable, tag, size):
         value = np.ascontiguousarray(block["value"])
         sampled.add(np.diff(np.concatenate([last, value])))
         last = value[-1:]

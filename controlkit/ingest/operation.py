@@ -129,7 +129,7 @@ class _Late:
 
 
 def _side_by_side(usable: Stage, feedback: str, action: str, size: int) -> Iterator[tuple[Int64, Float64, Float64]]:
-    """Stamps and values of a feedback's samples, and the command in force at each; from the first command on."""
+    """Stamps and values of a feedback's samples, and the command in force at each, while it is known."""
     commands = usable.read(action, 0, size)
     read = len(commands)
     if not read:
@@ -140,7 +140,8 @@ def _side_by_side(usable: Stage, feedback: str, action: str, size: int) -> Itera
             end = len(block) if known else int(np.searchsorted(block["time_ns"], commands["time_ns"][-1], side="right"))
             part, block = block[:end], block[end:]
             last = np.searchsorted(commands["time_ns"], part["time_ns"], side="right") - 1
-            part, last = part[last >= 0], last[last >= 0]
+            told = (last >= 0) & ~np.isnan(commands["value"][np.maximum(last, 0)])
+            part, last = part[told], last[told]
             yield part["time_ns"].copy(), part["value"].copy(), commands["value"][last]
             if len(block):
                 commands = np.concatenate([commands[-1:], usable.read(action, read, read + size)])

@@ -3,12 +3,15 @@
 Every sample ends in exactly one field of `Account`. Of the samples of one stamp a good one counts before one that is
 uncertain or substituted (where the plant file lets those be used), and that before one that is not usable; of equals
 the first. The others are merged into it, but for a value that contradicts it: `on_duplicate` says what becomes of that.
+
+A command or a mode holds until the next one. Where one of them is in quarantine a mark of `Code.UNREADABLE` stands in
+its place, which is in no account: what was said then is not known, and what was said before no longer holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +35,10 @@ CONTRADICTION = "another value at the same time stamp"
 OUTSIDE_LIMITS = "command outside its limits"
 NO_MEASUREMENT = "no number in a good sample"
 
-# How much a sample is worth beside another of its stamp.
-GOOD, DOUBTFUL, USELESS = 0, 1, 2
+# Roles of what holds until the next sample: one that cannot be used leaves it unknown.
+HELD_ROLES = ("action", "mode")
+# How much a sample is worth beside another of its stamp; a mark is worth less than any.
+GOOD, DOUBTFUL, USELESS, MARK = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def columns(samples: npt.NDArray[np.void], rules: LogRules) -> Block:
     worth_of[Code.GOOD] = GOOD
     worth_of[Code.UNCERTAIN] = DOUBTFUL if rules.uncertain == "use" else USELESS
     worth_of[Code.SUBSTITUTED] = DOUBTFUL if rules.substituted == "use" else USELESS
+    worth_of[Code.UNREADABLE] = MARK
     time_ns, value, code, row, source = (
         np.ascontiguousarray(samples[name]) for name in ("time_ns", "value", "code", "row", "source")
     )
@@ -107,12 +113,19 @@ def value_text(block: Block, i: int) -> str:
     return f"{block.value[i]:.10g}"
 
 
-def one_of_each_stamp(block: Block, rule: str) -> tuple[Block, Block]:
+def marked(block: Block, which: Bool) -> Block:
+    """The block with marks in the place of some of its samples (K,)."""
+    code, worth = np.where(which, Code.UNREADABLE, block.code), np.where(which, MARK, block.worth)
+    return replace(block, code=code.astype(np.uint8), worth=worth.astype(np.uint8))
+
+
+def one_of_each_stamp(block: Block, rule: str, *, held: bool = False) -> tuple[Block, Block]:
     """The sample that counts of every stamp, and the contradicting ones that are rejected.
 
     Args:
         block: in order of time, then of the log; all samples of its stamps.
         rule: `on_duplicate` of the plant file: `reject`, `first`, `last` or `mean`.
+        held: of a command or a mode: where some are rejected the first is, too, and a mark takes its place.
     """
     again = block.time_ns[1:] == block.time_ns[:-1]
     nothing = block[np.zeros(0, dtype=np.int64)]
@@ -128,6 +141,11 @@ def one_of_each_stamp(block: Block, rule: str) -> tuple[Block, Block]:
     contradicts = equals & (several.value != several.value[first][group])
     chosen = _chosen(several, first, equals, contradicts, group, rule)
     rejected = several[contradicts] if rule == "reject" else nothing
+    if held and len(rejected):
+        disputed = np.zeros(len(first), dtype=np.bool_)
+        disputed[group[contradicts]] = True
+        contradicts[first[disputed]] = True
+        rejected, chosen = several[contradicts], marked(chosen, disputed)
     counts = _together(block[~shared], chosen)
     return counts[np.argsort(counts.time_ns, kind="stable")], rejected
 

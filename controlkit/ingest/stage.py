@@ -29,6 +29,7 @@ class Code(IntEnum):
     SUBSTITUTED = 2
     BAD = 3
     EMPTY = 4  # no value, such as an empty cell of a wide log
+    UNREADABLE = 5  # no sample: marks where one of a command or a mode stood that is in quarantine
 
 
 SAMPLE = np.dtype(

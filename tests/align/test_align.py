@@ -103,12 +103,12 @@ def test_a_sample_counts_from_its_own_nanosecond_on():
 
 def obvious_command(found: list[Point], now: int) -> tuple[float, bool, bool]:
     """Walks through the period in steps of a tenth of a second, the resolution of the test's stamps."""
-    known = [(time * TENTH, value) for time, value, good in found if good and math.isfinite(value)]
+    known = [(time * TENTH, value if good and math.isfinite(value) else math.nan) for time, value, good in found]
     in_force = []
     for tenth in range(round(PERIOD * 10)):
         before = [value for time, value in known if time <= now + tenth * TENTH]
         in_force.append(before[-1] if before else math.nan)
-    if math.isnan(in_force[0]):
+    if any(math.isnan(value) for value in in_force):
         return math.nan, False, False
     moved = any(now < time < now + PERIOD * NS for time, _ in known) and len(set(in_force)) > 1
     return float(np.mean(in_force)), moved, True
@@ -126,11 +126,22 @@ def test_commands_are_the_time_weighted_mean_over_the_period_after(found):
 
 
 def test_a_command_counts_from_its_stamp_on_and_not_before():
-    command = samples([(0, 1.0, True), (40, 5.0, True), (70, 9.0, True), (75, 7.0, False)])
+    command = samples([(0, 1.0, True), (40, 5.0, True), (70, 9.0, True)])
     aligned = align_command(command, GRID[:5], PERIOD)
-    # (0, 2], (2, 4] hold 1; (4, 6] holds 5; in (6, 8] 5 holds for 1 s and 9 for 1 s; the bad one changes nothing.
+    # (0, 2], (2, 4] hold 1; (4, 6] holds 5; in (6, 8] 5 holds for 1 s and 9 for 1 s.
     assert aligned.value.tolist() == [1, 1, 5, 7, 9]
     assert aligned.changed.tolist() == [False, False, False, True, False]
+
+
+def test_a_command_that_is_not_known_is_unknown_until_the_next_one():
+    command = samples(
+        [(0, 1.0, True), (20, 2.0, False), (35, 3.0, True), (80, 4.0, True), (85, math.nan, True), (85, 5.0, True)]
+    )
+    aligned = align_command(command, GRID[:6], PERIOD)
+    # (2, 4] is unknown for 1.5 s of it; of two commands of one stamp the last counts.
+    np.testing.assert_array_equal(aligned.value, [1, math.nan, 3, 3, 4.75, 5])
+    assert aligned.changed.tolist() == [False, False, False, False, True, False]
+    assert aligned.ok.tolist() == [True, False, True, True, True, True]
 
 
 def test_a_command_said_again_is_no_change_and_not_rounded():

@@ -85,15 +85,23 @@ def usable(spec: PlantSpec, name: str, log: list[Arrival]) -> Samples:
     stamps: dict[int, list[float]] = {}
     newest = -1
     for _, time, value, good in (arrival for arrival in log if arrival.tag == name):
-        if time >= newest and good and math.isfinite(value):
-            stamps.setdefault(time, []).append(value)
+        if time >= newest:
+            said = stamps.setdefault(time, [])
+            said += [value] * (good and math.isfinite(value))
         newest = max(newest, time)
     kept: list[tuple[int, float]] = []
     run: tuple[int, float] | None = None
     for time, said in stamps.items():
-        mean = sum(said[1:], said[0]) / len(said) if any(value != said[0] for value in said) else said[0]
+        differ = any(value != said[0] for value in said)
+        if action and (not said or (differ and spec.log.on_duplicate == "reject")):
+            kept.append((time, math.nan))
+        if not said or (action and differ and spec.log.on_duplicate == "reject"):
+            continue
+        mean = sum(said[1:], said[0]) / len(said) if differ else said[0]
         value = {"reject": said[0], "first": said[0], "last": said[-1], "mean": mean}[spec.log.on_duplicate]
         if not low - slack <= value <= high + slack:
+            if action:
+                kept.append((time, math.nan))
             continue
         value = min(max(value, low), high)
         if tag.frozen is not None:
@@ -203,15 +211,65 @@ def test_a_command_counts_from_its_stamp_on_and_is_weighted_by_time():
     assert [known.tolist() for *_, known in found] == [[True, False]] * 5
 
 
-def test_commands_outside_their_limits_are_none_and_old_ones_unknown():
+def test_a_command_that_is_not_known_is_unknown_until_the_next_good_one():
+    commands, found = OnlineCommands(SPEC), []
+    pushed = {
+        0: [(2.0, True)], 2: [(3.1, True)], 4: [(1.0, True)], 5: [(1.0, False)], 6: [(2.0, True)],
+        8: [(1.0, True), (2.0, True)], 10: [(3.0 + 1e-7, True), (1.0, False)],
+    }  # fmt: skip
+    for second in range(13):
+        for value, good in pushed.get(second, []):
+            commands.push("pump", second * NS, value, good)
+        if second and second % 2 == 0:
+            value, changed, known = commands.over_period(second * NS)
+            assert not changed[1]
+            found.append(float(value[1]))
+            assert known[1] == math.isfinite(found[-1])
+    # Outside its limits from 2 s on; not good from 5 to 6 s; two values at 8 s.
+    np.testing.assert_array_equal(found, [2, math.nan, math.nan, 2, math.nan, 3])
+
+
+def test_an_old_command_is_unknown():
     commands = OnlineCommands(SPEC)
     commands.push("pump", 0, 2.0)
-    commands.push("pump", NS, 3.1)
-    commands.push("pump", NS, 2.5, good=False)
-    assert commands.over_period(2 * NS)[0][1] == 2.0
     assert [bool(commands.over_period(second * NS)[2][1]) for second in (8, 9, 10)] == [True, True, False]
-    commands.push("pump", 10 * NS, 3.0 + 1e-7)
-    assert commands.over_period(12 * NS)[0][1] == 3.0
+
+
+def test_a_stamp_far_in_the_future_is_not_believed():
+    aligner, commands = OnlineAligner(SPEC), OnlineCommands(SPEC)
+    future = round(SPEC.log.future_s * NS)
+    far = 2 * NS + future + 1
+    for second, stamp in ((0, 0), (1, far), (1, NS)):
+        aligner.push("level", stamp, float(second))
+        commands.push("valve", stamp, float(second))
+        if second == 0:
+            aligner.frame(0)
+            commands.over_period(0)
+    assert (aligner.frame(2 * NS)[0][0], commands.over_period(2 * NS)[0][0]) == (1.0, 0.5)
+    for stamp, value in (
+        (far + NS - 1, 4.0),
+        (3 * NS, 2.0),
+    ):  # just what is allowed: what has a stamp before it is late
+        aligner.push("level", stamp, value)
+    assert aligner.frame(3 * NS)[0][0] == 1.0
+
+
+@pytest.mark.parametrize("on_duplicate", ["reject", "first", "last", "mean"])
+def test_a_good_sample_counts_before_a_doubtful_one_of_its_stamp(on_duplicate):
+    spec = plant(on_duplicate)
+    for order in ([(4.0, True), (2.0, False)], [(2.0, False), (4.0, True)], [(4.0, True), (2.0, False), (4.5, True)]):
+        for at_once in (False, True):
+            aligner, commands = OnlineAligner(spec), OnlineCommands(spec)
+            for value, doubtful in order:
+                commands.push("valve", 0, value, True, doubtful)
+                if not at_once:
+                    aligner.push("level", 0, value, True, doubtful)
+                    continue
+                n = len(spec.frame_tags)
+                aligner.push_many(np.zeros(n, np.int64), np.full(n, value), np.ones(n, bool), np.full(n, doubtful))
+            aligner.push("level", NS, 9.0, good=False, doubtful=True)
+            assert aligner.frame(NS)[0][0] == 2.0
+            assert commands.over_period(2 * NS)[0][0] == 2.0
 
 
 def test_what_arrives_too_late_is_left_out_and_other_tags_are_unknown():

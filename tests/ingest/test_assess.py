@@ -27,7 +27,7 @@ from controlkit.log_rules import LogRules
 from controlkit.progress import Silent
 from tests.ingest.staged import NS, START, log_of, pairs, staged, usable_stage
 
-GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY = Code
+GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY, UNREADABLE = Code
 
 
 def assessed(spec, tag, folder, *files, size=1 << 19, **options):
@@ -36,7 +36,9 @@ def assessed(spec, tag, folder, *files, size=1 << 19, **options):
     usable = Stage(folder / "usable", (tag,), USABLE)
     found = assess(spec, tag, log, usable, size=size, **options)
     entries = [(entry.source, entry.row, entry.text, entry.reason) for entry in log.quarantine.listed]
-    assert sum(astuple(found.account)) == 2 * found.account.samples == 2 * sum(len(list(file)) for file in files)
+    marks = sum(UNREADABLE in sample[2:] for file in files for sample in file)
+    assert sum(astuple(found.account)) == 2 * found.account.samples
+    assert found.account.samples + marks == sum(len(list(file)) for file in files)
     assert found.account.quarantined == len(log.quarantine)
     return found, pairs(usable, tag), entries
 
@@ -47,7 +49,14 @@ def assessed(spec, tag, folder, *files, size=1 << 19, **options):
 def obvious(spec, tag, files):
     """The rules one sample at a time: the account, the usable samples, rows in quarantine by reason."""
     rules, rule = spec.log, spec.tags[tag]
-    worth = {GOOD: 0, UNCERTAIN: 2 - (rules.uncertain == "use"), SUBSTITUTED: 2 - (rules.substituted == "use"), BAD: 2}
+    held = rule.role in ("action", "mode")
+    worth = {
+        GOOD: 0,
+        UNCERTAIN: 2 - (rules.uncertain == "use"),
+        SUBSTITUTED: 2 - (rules.substituted == "use"),
+        BAD: 2,
+        UNREADABLE: 3,
+    }
     count = dict.fromkeys((field.name for field in fields(Account)), 0)
     quarantined, lines = [], []
     for source, samples in enumerate(files):
@@ -58,18 +67,20 @@ def obvious(spec, tag, files):
         highest = -math.inf
         for sample in mine:
             if sample[0] < highest:
-                quarantined.append((sample[3], sample[4], BACKWARD))
+                quarantined += [(sample[3], sample[4], BACKWARD)] * (sample[2] != UNREADABLE)
             else:
                 lines.append(sample)
                 highest = sample[0]
-    count["samples"] = sum(len(samples) for samples in files)
+    count["samples"] = sum(code != UNREADABLE for samples in files for *_, code in samples)
     stamps: dict[float, list[tuple]] = {}
     for sample in sorted(lines, key=lambda sample: sample[0]):
         if sample[2] == EMPTY:
             count["empty"] += 1
         elif worth[sample[2]] < 2 and not math.isfinite(sample[1]):
             quarantined.append((*sample[3:], NO_MEASUREMENT))
-        else:
+            if held:
+                stamps.setdefault(sample[0], []).append((*sample[:2], UNREADABLE, *sample[3:]))
+        elif sample[2] != UNREADABLE or held:
             stamps.setdefault(sample[0], []).append(sample)
     usable = []
     run = None
@@ -78,22 +89,26 @@ def obvious(spec, tag, files):
         chosen = group[0]
         equals = [sample for sample in group if worth[sample[2]] == worth[chosen[2]] < 2]
         against = [sample for sample in equals if sample[1] != chosen[1]]
-        count["merged"] += len(group) - 1
+        count["merged"] += sum(sample[2] != UNREADABLE for sample in group if sample is not chosen)
         how = rules.on_duplicate
         if how == "reject" or (how == "mean" and rule.role == "mode"):
             quarantined += [(*sample[3:], CONTRADICTION) for sample in against]
             count["merged"] -= len(against)
+            if held and against:  # what was said then is not known
+                quarantined.append((*chosen[3:], CONTRADICTION))
+                chosen = (second, math.nan, UNREADABLE)
         elif how == "last" and equals:
             chosen = equals[-1]
         elif how == "mean" and against:
             chosen = (second, sum(sample[1] for sample in equals) / len(equals), *chosen[2:])
         value, code = chosen[1:3]
         low, high = spec.limits(tag) if rule.role == "action" else rule.range
-        if worth[code] == 2:
+        if code == UNREADABLE:
+            pass
+        elif worth[code] == 2:
             count[{UNCERTAIN: "uncertain", SUBSTITUTED: "substituted", BAD: "bad_quality"}[code]] += 1
         elif rule.role == "action" and not low - 1e-6 * (high - low) <= value <= high + 1e-6 * (high - low):
             quarantined.append((*chosen[3:], OUTSIDE_LIMITS))
-            continue
         elif rule.role == "action":
             count["used"] += 1
             usable.append((second, min(max(value, low), high)))
@@ -109,7 +124,7 @@ def obvious(spec, tag, files):
                 count["used"] += 1
                 usable.append((second, value))
                 continue
-        if rule.role == "mode":
+        if held:
             usable.append((second, math.nan))
     count["quarantined"] = len(quarantined)
     return Account(**count), usable, sorted(quarantined)
@@ -118,7 +133,7 @@ def obvious(spec, tag, files):
 samples = st.tuples(
     st.integers(0, 25).map(lambda quarter: quarter / 4),
     st.sampled_from([-40.0, -1.0, 0.0, 0.0, 0.25, 3.0, 10.0, 10.000001, 12.5, math.nan]),
-    st.sampled_from([GOOD, GOOD, GOOD, GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY]),
+    st.sampled_from([GOOD, GOOD, GOOD, GOOD, UNCERTAIN, SUBSTITUTED, BAD, EMPTY, UNREADABLE]),
 )
 rising = st.lists(samples, max_size=25).map(lambda found: sorted(found, key=lambda sample: sample[0]))
 logs = st.lists(st.one_of(rising, rising, st.lists(samples, max_size=25)), min_size=1, max_size=4)
@@ -150,7 +165,7 @@ def test_every_block_size_gives_what_the_slow_version_gives(make_spec, files, ho
                 with pytest.raises(DataError, match="has no good sample"):
                     assessed(spec, tag, place, *files, size=block, max_bad_share=1)
                 return
-            if tag in ("temperature", "power") and len({value for _, value in usable}) == 1:
+            if tag in ("temperature", "power") and len({value for _, value in usable if value == value}) == 1:
                 with pytest.raises(DataError, match="never changes"):
                     assessed(spec, tag, place, *files, size=block, max_bad_share=1)
                 return
@@ -246,7 +261,7 @@ def test_a_good_sample_counts_before_an_uncertain_one_of_its_stamp(make_spec, tm
 
 def test_a_command_outside_its_limits_goes_to_quarantine_and_a_rounding_is_clamped(spec, tmp_path):
     _, usable, entries = assessed(spec, "power", tmp_path, [(0, 1), (1, 10.000001), (2, 10.5), (3, -1e-9), (4, 2)])
-    assert usable == [(0, 1), (1, 10), (3, 0), (4, 2)]
+    np.testing.assert_array_equal(usable, [(0, 1), (1, 10), (2, math.nan), (3, 0), (4, 2)])
     assert entries == [(0, 2, "10.5", OUTSIDE_LIMITS)]
 
 
@@ -254,6 +269,34 @@ def test_no_number_in_a_good_sample_goes_to_quarantine(spec, tmp_path):
     _, usable, entries = assessed(spec, "temperature", tmp_path, [(0, 1), (1, math.nan), (2, math.inf), (3, 2)])
     assert usable == [(0, 1), (3, 2)]
     assert entries == [(0, 1, "nan", NO_MEASUREMENT), (0, 2, "inf", NO_MEASUREMENT)]
+
+
+@pytest.mark.parametrize("tag", ["power", "auto"])
+def test_what_is_not_known_of_a_command_or_a_mode_is_unknown_until_the_next_good_one(tag, make_spec, tmp_path):
+    spec = make_spec({"auto": {"role": "mode", "unit": "1", "range": [0, 9], "accept": [1]}})
+    file = [
+        (0, 1), (1, 1, BAD), (2, 2), (3, 2, UNCERTAIN), (4, 3), (5, 4), (5, 5), (6, 1), (7, math.nan), (8, 2),
+        (9, 0, UNREADABLE), (10, 3), (10, 0, UNREADABLE), (11, 4), (11, 0, BAD), (12, 0, EMPTY), (13, 2, SUBSTITUTED),
+    ]  # fmt: skip
+    found, usable, entries = assessed(spec, tag, tmp_path, file)
+    unknown = {1, 3, 5, 7, 9, 13}
+    assert [second for second, value in usable if math.isnan(value)] == sorted(unknown)
+    assert [second for second, _ in usable] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert [(row, reason) for _, row, _, reason in entries] == [
+        (5, CONTRADICTION), (6, CONTRADICTION), (8, NO_MEASUREMENT),
+    ]  # fmt: skip
+    account = found.account
+    assert (account.samples, account.used, account.bad_quality, account.merged) == (15, 7, 1, 1)
+    assert (account.empty, account.uncertain, account.substituted, account.quarantined) == (1, 1, 1, 3)
+
+
+def test_a_spike_of_a_command_that_is_unknown_in_between_is_found(make_spec, tmp_path):
+    spec = make_spec({"power": {"spike_z": 4}})
+    file = [(s, 9 if s == 20 else s % 2, BAD if s == 10 else GOOD) for s in range(40)]
+    found, _, _ = assessed(spec, "power", tmp_path, file)
+    assert [flag for flag in found.flags if flag.reason == "spike"] == [
+        Flagged("spike", START + 20 * NS, START + 20 * NS, 1)
+    ]
 
 
 def test_a_mode_that_is_not_good_is_written_as_unknown(make_spec, tmp_path):
@@ -442,7 +485,9 @@ def test_the_samples_of_a_broken_log_all_end_somewhere(form, make_spec, rows, wr
     assert log.sources[0].ignored == ignored
     assert log.sources[0].samples == total["samples"] + read + ignored
     assert log.quarantine.counts() == {NO_MEASUREMENT: 1, OUTSIDE_LIMITS: 1, BACKWARD: 3}
-    assert [usable.count(tag) for tag in log.stage.tags] == [accounts[tag].used for tag in log.stage.tags]
+    assert [int((~np.isnan(usable.read(tag)["value"])).sum()) for tag in log.stage.tags] == [
+        accounts[tag].used for tag in log.stage.tags
+    ]
 
 
 # Flags ---------------------------------------------------------------------------------------------------------------

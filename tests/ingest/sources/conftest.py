@@ -51,7 +51,8 @@ class Read:
 
     def adds_up(self) -> bool:
         """Whether every cell is staged, quarantined or ignored."""
-        staged = sum(self.log.stage.count(tag) for tag in self.log.stage.tags)
+        codes = [self.log.stage.read(tag)["code"] for tag in self.log.stage.tags]
+        staged = sum(int((code != Code.UNREADABLE).sum()) for code in codes)
         cells = sum(source.samples for source in self.log.sources)
         return cells == staged + len(self.log.quarantine) + sum(source.ignored for source in self.log.sources)
 
