@@ -291,6 +291,78 @@ def test_a_log_that_nothing_can_be_proposed_for_is_refused_in_a_sentence(text, m
 
 
 @pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        (["timestamp,a,b", *(f"2024-01-01T00:00:{s:02d}Z,{s},5,{s},25" for s in range(60))],
+         ["line 2: 60 of the first 60 lines", "which has 3", "has 5: '2024-01-01T00:00:00Z,0,5,0,25'", "decimal mark"]),
+        (["timestamp,a,b", *(f"2024-01-01T00:00:{s:02d}Z,{s},{s},," for s in range(60))],
+         ["line 2: 60 of the first 60 lines", "without a delimiter at the end of the lines"]),
+        (["Report of January", "timestamp,a,b", *(f"2024-01-01T00:00:{s:02d}Z,{s},{s}" for s in range(60))],
+         ["line 2: 61 of the first 61 lines", "lines above the header"]),
+        (["timestamp,a,b", *(f"2024-01-01T00:00:{s:02d}Z,{s},{s}" for s in range(60)), "2024-01-01T00:01:00Z,1"],
+         ["line 62: 1 of the first 61 lines", "has 2: '2024-01-01T00:01:00Z,1'"]),
+    ],
+)  # fmt: skip
+def test_lines_that_do_not_fit_the_header_are_named(lines, parts, tmp_path):
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError) as refused:
+        draft_plant([tmp_path / "log.csv"])
+    for part in parts:
+        assert part in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def write_dated(path: Path, form: str, start: str, hours: int) -> Path:
+    """A wide log of so many hours, a row a minute, with dates in a form of numbers."""
+    rng = np.random.default_rng(11)
+    tags = heater(rng, 60 * hours)
+    stamps = np.datetime64(start, "s") + np.arange(60 * hours) * np.timedelta64(60, "s")
+    lines = ["timestamp,TIC-101.PV,TIC-101.OP"]
+    for t, stamp in enumerate(stamps.tolist()):
+        lines.append(f"{stamp.strftime(form)},{tags['TIC-101.PV'][t]:.4f},{tags['TIC-101.OP'][t]:.4f}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("form", "start", "hours", "day_first"),
+    [
+        ("%d/%m/%Y %H:%M:%S", "2024-03-04", 48, True),  # the 4th and 5th of March, or the 3rd of April and of May
+        ("%m/%d/%Y %I:%M %p", "2024-03-04", 48, False),
+        ("%d-%m-%Y %H:%M", "2024-03-04", 48, True),
+        ("%m/%d/%Y %H:%M:%S", "2024-03-10", 96, None),  # the 13th tells
+        ("%d.%m.%Y %H:%M:%S", "2024-03-04", 48, None),
+    ],
+)
+def test_the_order_of_day_and_month_is_proposed_where_no_stamp_tells(form, start, hours, day_first, tmp_path):
+    path = write_dated(tmp_path / "log.csv", form, start, hours)
+    spec, draft = drafted([path], tmp_path)
+    assert spec.log.day_first is day_first
+    assert any("log.day_first" in note for note in draft.notes) == (day_first is not None)
+    assert spec.period_s >= 60
+    assert spec.max_gap_s < 3600
+
+
+def test_a_day_and_month_that_another_file_tells(tmp_path):
+    form = "%m/%d/%Y %H:%M"
+    # The first day by itself would rather be read with the day first.
+    one = write_dated(tmp_path / "one.csv", form, "2024-03-04", 24)
+    other = write_dated(tmp_path / "other.csv", form, "2024-03-20", 24)
+    spec, draft = drafted([one, other], tmp_path)
+    assert spec.log.day_first is False
+    assert "# some files do not tell, the others do" in draft.yaml
+    assert "CHECK: no time stamp" not in draft.yaml
+
+
+def test_a_mode_that_is_always_manual_is_no_quality(tmp_path):
+    tags = heater(np.random.default_rng(12), 3_000)
+    path = write_wide(tmp_path / "log.csv", {name: tags[name] for name in ("TIC-101.PV", "TIC-101.OP")}, 5000)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{lines[0]},station", *(f"{line},Manual" for line in lines[1:])]) + "\n")
+    assert "station" in draft_plant([path]).yaml
+
+
+@pytest.mark.parametrize(
     ("name", "kind", "loop", "unit"),
     [
         ("FIC-101.PV", "measured", "F101", "m^3/h"), ("FIC101/PID1/MODE.ACTUAL", "mode", "F101", None),

@@ -37,8 +37,8 @@ def draft_plant(sources: Sequence[Path | str], *, name: str = "plant") -> Draft:
     """
     import yaml
 
+    from controlkit.ingest.draft.logs import merged, read_sources
     from controlkit.ingest.draft.proposal import propose
-    from controlkit.ingest.draft.sample import merged, read_sources
     from controlkit.ingest.draft.text import notes_of, yaml_of
     from controlkit.spec import PlantSpec
 

@@ -6,7 +6,6 @@ spread evenly over the log, so that a log of any size is looked at in the same m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from controlkit.errors import DataError
+from controlkit.ingest.draft.cells import require_fit
 from controlkit.ingest.draft.header import MOST, Meaning, meaning_of, share, split_unit
-from controlkit.ingest.draft.stamps import stamps_of
-from controlkit.ingest.draft.tables import files_of, quoted_text, table_of
+from controlkit.ingest.draft.stamps import (
+    TWO_NUMBERS,
+    has_either_first,
+    numbers_of,
+    order_of,
+    shorter_with_day_first,
+    stamps_of,
+)
+from controlkit.ingest.draft.tables import quoted_text, table_of
 from controlkit.ingest.log_file import readable
 from controlkit.ingest.sources.codes import Codes
 from controlkit.ingest.stage import Code
@@ -64,6 +71,8 @@ class LogSample:
         reasons: how these were told.
         backward: whether some stamp lies before the tag's last one in the file.
         whole: whether all samples were kept.
+        day_first: whether 03/04 was read as the third of April; None where the stamps are of another kind.
+        doubtful: whether it may be the fourth of March as well, as far as this source tells.
     """
 
     name: str
@@ -74,10 +83,16 @@ class LogSample:
     reasons: dict[str, str]
     backward: bool
     whole: bool
+    day_first: bool | None = None
+    doubtful: bool = False
 
 
-def sample_of(source: Path) -> LogSample:
+def sample_of(source: Path, day_first: bool | None = None) -> LogSample:
     """Reads a sample of a CSV, Parquet or Arrow file.
+
+    Args:
+        source: the file.
+        day_first: what other files tell of the order of day and month, for one that does not tell itself.
 
     Raises:
         DataError: the log is missing, empty, or of no kind that is known; it has no time stamps or no numbers.
@@ -89,15 +104,17 @@ def sample_of(source: Path) -> LogSample:
         connection.execute("SET enable_progress_bar = false")
         connection.execute("SET TimeZone = 'UTC'")  # in which a stamp without a zone is read
         with connection:
-            return _Reader(connection, source, Path(scratch)).sample()
+            return _Reader(connection, source, Path(scratch), day_first).sample()
 
 
 class _Reader:
     """Reads one source: once, from `_read` as it stands, into a table `log` of time stamps and numbers on disk."""
 
-    def __init__(self, connection: Any, path: Path, scratch: Path) -> None:
-        self._duck, self.path = connection, path
+    def __init__(self, connection: Any, path: Path, scratch: Path, day_first: bool | None) -> None:
+        self._duck, self.path, self._told = connection, path, day_first
         table = table_of(path, scratch)
+        if table.delimiter:
+            require_fit(path, table.delimiter)
         self._read, self._delimiter = table.read, table.delimiter
         described = self._all(f"DESCRIBE SELECT * FROM {self._read}")
         self._types = {str(name): str(kind) for name, kind, *_ in described}
@@ -107,7 +124,10 @@ class _Reader:
         if not any(head.values()):
             raise DataError("the log is empty", where=str(self.path), cure="Export it again: it has a header only.")
         meaning = meaning_of(list(self._types), head, str(self.path))
-        stamps = stamps_of(self._types[meaning.timestamp], _quoted(meaning.timestamp), head[meaning.timestamp])
+        day_first, doubtful = self._order(meaning.timestamp, head[meaning.timestamp])
+        stamps = stamps_of(
+            self._types[meaning.timestamp], _quoted(meaning.timestamp), head[meaning.timestamp], day_first is not False
+        )
         if stamps is None:
             example = next(iter(head[meaning.timestamp]), "")
             raise DataError(
@@ -134,6 +154,8 @@ class _Reader:
             reasons=dict(meaning.reasons),
             backward=self._backward,
             whole=whole,
+            day_first=day_first,
+            doubtful=doubtful,
         )
 
     def _head(self) -> dict[str, list[str]]:
@@ -141,6 +163,24 @@ class _Reader:
         listed = ", ".join(f"CAST({_quoted(name)} AS VARCHAR)" for name in self._types)
         rows = self._all(f"SELECT {listed} FROM {self._read} LIMIT {_HEAD}")
         return {name: [row[i] for row in rows if row[i]] for i, name in enumerate(self._types)}
+
+    def _order(self, name: str, cells: list[str]) -> tuple[bool | None, bool]:
+        """Whether the day comes before the month (None: the stamps are of another kind), and whether that is open."""
+        if self._types[name] != "VARCHAR" or not has_either_first(cells):
+            return None, False
+        day, month = order_of(*zip(*numbers_of(cells), strict=True))
+        if not day and not month:
+            parts = (f"max(TRY_CAST(regexp_extract({_quoted(name)}, '{TWO_NUMBERS}', {i}) AS INTEGER))" for i in (1, 2))
+            highest = self._all(f"SELECT {', '.join(parts)} FROM {self._read}")[0]
+            day, month = order_of(*((number or 0,) for number in highest))
+        if day and month:
+            raise DataError(
+                "some time stamps have the day first and others the month", where=str(self.path),
+                cure="Export ISO 8601 such as 2024-05-31 10:00:00.",
+            )  # fmt: skip
+        if day != month:
+            return day, False
+        return (shorter_with_day_first(cells) if self._told is None else self._told), True
 
     def _good(self, meaning: Meaning) -> str:
         if meaning.quality is None:
@@ -224,35 +264,6 @@ class _Reader:
     def _all(self, query: str) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = self._duck.execute(query).fetchall()
         return found
-
-
-def read_sources(sources: Sequence[Path | str]) -> list[LogSample]:
-    """Samples of all sources (files, folders, patterns), in the order in which they are named."""
-    return [sample_of(path) for path in files_of(sources)]
-
-
-def merged(logs: Sequence[LogSample]) -> dict[str, TagSample]:
-    """The tags of all sources; what several sources hold of one tag is put together in order of time."""
-    tags: dict[str, TagSample] = {}
-    for log in logs:
-        for name, tag in log.tags.items():
-            tags[name] = _joined(tags[name], tag) if name in tags else tag
-    return tags
-
-
-def _joined(one: TagSample, other: TagSample) -> TagSample:
-    time_ns = np.concatenate([one.time_ns, other.time_ns])
-    order = np.argsort(time_ns, kind="stable")
-    return TagSample(
-        time_ns[order],
-        np.concatenate([one.value, other.value])[order],
-        one.samples + other.samples,
-        one.good + other.good,
-        float(np.fmin(one.low, other.low)),
-        float(np.fmax(one.high, other.high)),
-        one.unit or other.unit,
-        one.compared or other.compared,
-    )
 
 
 def _stretches(values: int, first: int, last: int) -> tuple[str, bool]:

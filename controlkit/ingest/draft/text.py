@@ -62,6 +62,8 @@ def notes_of(proposal: Proposal, logs: Sequence[LogSample]) -> tuple[str, ...]:
     ]
     if any(log.naive for log in logs):
         notes.append("the time stamps have no zone: set 'time_zone' (they are taken for UTC)")
+    if (why := _order_note(logs)) and "CHECK" in why:
+        notes.append("no time stamp tells whether the day or the month comes first: look at 'log.day_first'")
     if not all(log.whole for log in logs):
         notes.append("the log is long: delays and ranges are from eight stretches of it, extremes from all")
     notes.append(f"objective: {proposal.objective[1]}")
@@ -96,9 +98,22 @@ def _log_rules(logs: Sequence[LogSample]) -> list[str]:
     if columns:
         lines.append("  columns:")
         lines += [_line(f"    {field}", _quoted(column), reasons.get(field, "")) for field, column in columns.items()]
+    order = next((log.day_first for log in logs if log.doubtful), None)
+    if order is not None:
+        lines.append(_line("  day_first", str(order).lower(), _order_note(logs)))
     if any(log.backward for log in logs):
         lines.append(_line("  on_backward", "sort", "some stamps lie before the one before them"))
     return ["log:", *lines] if lines else []
+
+
+def _order_note(logs: Sequence[LogSample]) -> str:
+    """Why the day comes before the month or after it, where some file leaves that open."""
+    if not any(log.doubtful for log in logs):
+        return ""
+    told = {log.day_first for log in logs if log.day_first is not None and not log.doubtful}
+    if len(told) == 1:
+        return "some files do not tell, the others do"
+    return "CHECK: no time stamp tells; is 03/04/2024 the third of April, or the fourth of March?"
 
 
 def _quoted(text: str) -> str:
