@@ -340,7 +340,7 @@ def _propose(sources: list[str], out: Path | None) -> None:
     from controlkit.ingest.draft import draft_plant
     from controlkit.ingest.flat_draft import describe_flat, plant_name
     from controlkit.ingest.flat_sources import is_flat
-    from controlkit.ingest.sources.sql_address import is_address, parse
+    from controlkit.ingest.sources.sql_address import redacted
 
     if out is not None and out.suffix.lower() not in (".yaml", ".yml"):
         raise ControlkitError(
@@ -360,7 +360,7 @@ def _propose(sources: list[str], out: Path | None) -> None:
         print(f"\n{text}")
         return
     write_text(out, text)
-    shown = " ".join(parse(source).shown if is_address(source) else source for source in sources)  # no password
+    shown = " ".join(redacted(source) for source in sources)
     print(f"\n{out}: look through it, then: controlkit ingest {out} {shown} --out data")
 
 

@@ -53,6 +53,7 @@ class LogRules(Strict):
         preset: the historian whose columns and quality codes they use.
         columns: names of columns.
         delimiter, decimal, encoding: of CSV; found out where not given.
+        day_first: whether 03/04/2024 is the third of April, where no stamp of any source tells.
         on_fold: a naive stamp that the clock shows twice: `reject` it, take the `earlier` or the `later` meaning, or
             tell them apart `by_order` of the rows.
         on_skip: a naive stamp that the clock never showed: `reject` it, or `shift` it on by the change.
@@ -69,6 +70,7 @@ class LogRules(Strict):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     decimal: Literal[".", ","] | None = None
     encoding: str | None = None
+    day_first: bool | None = None
     on_fold: Literal["reject", "earlier", "later", "by_order"] = "reject"
     on_skip: Literal["reject", "shift"] = "reject"
     on_duplicate: Literal["reject", "first", "last", "mean"] = "reject"

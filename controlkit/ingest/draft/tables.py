@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controlkit.errors import DataError
+from controlkit.ingest.sources.sql_address import has_scheme, is_address, redacted
 
 CSV, PARQUET, ARROW = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".arrow", ".feather", ".ipc")
 _PACKED = (".gz", ".zst")
@@ -39,10 +40,11 @@ def files_of(sources: Sequence[Path | str]) -> list[Path]:
     found: list[Path] = []
     for source in sources:
         path, text = Path(source), str(source)
-        if "://" in text:
+        if is_address(text) or (has_scheme(text) and not path.exists()):
             raise DataError(
-                "a plant file cannot be proposed from a database", where=text, cure="Export a part of it as CSV."
-            )
+                "a plant file cannot be proposed from a database", where=redacted(text),
+                cure="Export a part of it as CSV.",
+            )  # fmt: skip
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.is_file() and _kind(file) is not None)
         else:
@@ -50,7 +52,7 @@ def files_of(sources: Sequence[Path | str]) -> list[Path]:
             inside = [path] if path.is_file() else inside
         for file in inside:
             if not file.is_file():
-                raise DataError("no such file", where=str(file), cure="Check the path.")
+                raise DataError("no such file", where=redacted(str(file)), cure="Check the path.")
         if not inside:
             raise DataError("holds no log", where=text, cure="Name CSV, Parquet or Arrow files.")
         found += inside

@@ -49,6 +49,7 @@ def stage_sources(
             explain, or lacks a tag.
     """
     from controlkit.ingest.sources.find import find
+    from controlkit.ingest.sources.fold import FoldOrder
     from controlkit.ingest.sources.staging import Reader
 
     bar, now = progress or Silent(), time.time_ns() if now_ns is None else now_ns
@@ -58,7 +59,13 @@ def stage_sources(
     if len(opened) > _MOST:
         raise DataError(f"{len(opened)} files are too many", cure=f"Name at most {_MOST}, or put some together.")
     _refuse_twice(opened)
-    readers = sorted((Reader(spec, source, now) for source in opened), key=lambda reader: reader.starts_ns)
+    order = FoldOrder()
+    readers = [Reader(spec, source, now, order) for source in opened]
+    told = {reader.clock.day_first for reader in readers if reader.clock.day_first is not None}
+    for reader in readers:  # what one source leaves open another may tell
+        reader.clock.settle_order(told)
+        reader.codes.learn(other.codes for other in readers)
+    readers.sort(key=lambda reader: reader.clock.starts_ns)
     used = [name for name, tag in spec.tags.items() if tag.role != "ignore"]
     log = StagedLog(
         Stage(scratch / "samples", used), (), Quarantine(), tuple(reader.source.place for reader in readers)
@@ -109,6 +116,15 @@ def _require_tags(spec: PlantSpec, used: Sequence[str], readers: Sequence[Reader
             raise missing_tag(name, spec, found, where + more)
 
 
+def _unknown_words(reader: Reader) -> list[str]:
+    """A sentence on the words of a quality column by which samples do not count."""
+    words = reader.codes.unknown
+    if not words:
+        return []
+    named = ", ".join(f"'{word}'" for word in words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+    return [f"{reader.source.location}: the quality {named} is known to nobody here: its samples count as bad."]
+
+
 def _described(readers: Sequence[Reader]) -> list[StagedSource]:
     made: list[StagedSource] = []
     names: list[str] = []
@@ -121,7 +137,7 @@ def _described(readers: Sequence[Reader]) -> list[StagedSource]:
                 name=f"{source.name} ({again})" if again > 1 else source.name, location=source.location,
                 sha256=source.sha256, form=source.columns.form, rows=tally.rows, samples=tally.samples,
                 ignored=tally.ignored, first_ns=tally.first_ns, last_ns=tally.last_ns,
-                unknown_codes=reader.codes.unknown, warnings=tuple(reader.clock.warnings),
+                unknown_codes=reader.codes.unknown, warnings=(*reader.clock.warnings, *_unknown_words(reader)),
             )
         )  # fmt: skip
     return made

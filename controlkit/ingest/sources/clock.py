@@ -7,7 +7,7 @@ and 80000 (the years 1954 to 2119). Stamps without a zone, spreadsheet days amon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from controlkit.errors import DataError
 from controlkit.ingest.sources import stamp_text
+from controlkit.ingest.sources.fold import SECOND, UNKNOWN, FoldOrder
 from controlkit.ingest.sources.stamp_columns import NUMBER, is_date, numbers_in, of_counts, of_dates, of_iso
 from controlkit.ingest.sources.stamp_text import Stamps
 from controlkit.ingest.sources.values import is_number, is_text, plain
@@ -34,6 +35,8 @@ SKIPPED = "time skipped when the clock is put forward"
 FUTURE = "time stamp in the future"
 _EXCEL_DAYS, _EXCEL_ORIGIN = (20_000, 80_000), 25_569  # the origin is day 25569 before 1970
 _DAY_MS, _MS = 86_400_000, 1_000_000
+_FEW = 100
+_LAST_NS = 9.2e18  # int64 nanoseconds end there
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,36 @@ class Clock:
         now_ns: time of the ingest.
         where: the source, for messages.
         place: where a record of it lies.
+        order: follows the rows of all sources, for hours that the clock shows twice.
+        wide: names the columns of a source whose rows hold all tags.
 
     Attributes:
+        starts_ns: the earliest of the first time stamps; 0 before the form has been found out.
+        day_first: whether the source's stamps tell that 03/04 is the third of April; None where none does.
         warnings: sentences on what was found out and may be wrong.
     """
 
     def __init__(
-        self, rules: LogRules, zone: str, decimal: str, now_ns: int, where: str, place: Callable[[int], str]
+        self,
+        rules: LogRules,
+        zone: str,
+        decimal: str,
+        now_ns: int,
+        where: str,
+        place: Callable[[int], str],
+        order: FoldOrder,
+        wide: Hashable = None,
     ) -> None:
         self._rules, self._zone, self._decimal, self._now = rules, zone, decimal, now_ns
         self._where, self._place = where, place
         self._unit_ns: int | None = None  # of numbers
         self._excel = self._numeric = False
-        self._day_first: bool | None = None
+        self.starts_ns = 0
+        self.day_first: bool | None = None
+        self._day_first: bool | None = None  # or as other sources tell
+        self._doubtful: pa.Array | None = None  # some stamps of a source that does not tell day from month
         self._kinds: dict[bool, int] = {}  # naive or not -> the first such record
-        self._folds: dict[tuple[int, int], tuple[int, bool]] = {}
+        self._order, self._wide, self._began = order, wide, False
         self.warnings: list[str] = []
 
     def settle(self, column: pa.Array, row: Int64, rest: Callable[[], Iterator[pa.Array]]) -> None:
@@ -85,7 +103,7 @@ class Clock:
             rest: the whole column, in pieces; asked for only where the first cells leave a doubt.
 
         Raises:
-            DataError: none of the stamps can be read, or none tells whether the day or the month comes first.
+            DataError: none of the stamps can be read, or some have the day first and others the month.
         """
         column = plain(column)
         if is_number(column.type) or is_text(column.type):
@@ -94,11 +112,37 @@ class Clock:
             self._settle_order(column, rest)
         elif not self._numeric and not is_text(column.type) and not is_date(column.type):
             raise DataError(f"the time stamps are of kind {column.type}", where=self._where, cure=FORMS)
-        readable = self._stamps(column).readable
-        if not readable.any():
+        if self._doubtful is not None:
+            return
+        if not self._stamps(column).readable.any():
             text = str(column[0].as_py() if column[0].is_valid else "")
             what = f"the time stamp '{text}' cannot be read" if text.strip() else "a time stamp is missing"
             raise DataError(what, where=self._place(int(row[0])), cure=FORMS)
+        self.starts_ns = self._starts(column)
+
+    def settle_order(self, others: set[bool]) -> None:
+        """Settles whether the day or the month comes first where the source itself does not tell.
+
+        Args:
+            others: what the other sources tell.
+
+        Raises:
+            DataError: they do not tell either, nor does the plant file.
+        """
+        if self._doubtful is None:
+            return
+        told = others if self._rules.day_first is None else {self._rules.day_first}
+        if len(told) != 1:
+            raise DataError(
+                f"the time stamp '{self._doubtful[0]}' may have the day or the month first, and "
+                + ("no other tells" if not told else "other files tell either"),
+                where=self._where,
+                cure="Set 'log.day_first: true' or 'false' in the plant file, or export ISO 8601 such as "
+                "2024-05-31 10:00:00.",
+            )
+        (self._day_first,) = told
+        self.starts_ns = self._starts(self._doubtful)
+        self._doubtful = None
 
     def read(self, column: pa.Array, row: Int64, tag: Int64 | None = None) -> Read:
         """The time stamps (K,) of a batch; batches come in the order of the source.
@@ -126,9 +170,9 @@ class Clock:
         problems[FUTURE] = ahead & ~wrong
         return Read(utc, {reason: which for reason, which in problems.items() if which.any()})
 
-    def starts(self, column: pa.Array) -> int:
+    def _starts(self, column: pa.Array) -> int:
         """The earliest of the first time stamps (K,), of which at least one is readable, in UTC."""
-        stamps = self._stamps(plain(column))
+        stamps = self._stamps(column)
         local, offset = stamps.local_ns[stamps.readable], stamps.offset_min[stamps.readable]
         return int(to_utc(local, offset, self._zone)[0].min())
 
@@ -147,20 +191,21 @@ class Clock:
         numbers = np.abs(numbers[ok])
         if not numbers.size:
             return
+        # A stray must not decide for all.
         low, high = _EXCEL_DAYS
-        if numbers.min() >= low and numbers.max() <= high:
+        outside = int(((numbers < low) | (numbers > high)).sum())
+        if outside < numbers.size / 2 and outside <= max(1, numbers.size // 10):
             self._excel = True
             self.warnings.append(
                 f"{self._where}: the time stamps are numbers like {numbers[0]:.10g} and read as a spreadsheet's days "
                 f"since 1899-12-30 on the clocks of {self._zone}; export dates in words if that is wrong."
             )
             return
-        self._unit_ns = epoch_unit_ns(float(numbers.max()))
+        usual = float(np.median(numbers))
+        self._unit_ns = epoch_unit_ns(usual)
         if self._unit_ns is None:
             raise DataError(
-                f"the time stamp {numbers.max():.10g} lies beyond the year 2261 in any unit",
-                where=self._where,
-                cure=FORMS,
+                f"the time stamp {usual:.10g} lies beyond the year 2261 in any unit", where=self._where, cure=FORMS
             )
 
     def _settle_order(self, column: pa.Array, rest: Callable[[], Iterator[pa.Array]]) -> None:
@@ -173,15 +218,18 @@ class Clock:
                 day, month = day or more_day, month or more_month
                 if day != month:
                     break
-        if day == month:
-            what = "some time stamps have the day first and others the month" if day else (
-                f"the time stamp '{column[0].as_py()}' may have the day or the month first, and no other tells"
+        if day and month:
+            raise DataError(
+                "some time stamps have the day first and others the month", where=self._where,
+                cure="Export ISO 8601 such as 2024-05-31 10:00:00.",
             )  # fmt: skip
-            cure = "Export ISO 8601 such as 2024-05-31 10:00:00" + (
-                "." if day else ", or bring a longer log: a day above the 12th tells."
-            )
-            raise DataError(what, where=self._where, cure=cure)
-        self._day_first = day
+        if day == month:
+            import pyarrow as pa
+
+            readable = np.flatnonzero(stamp_text.parsed(column, day_first=True).readable)[:_FEW]
+            self._doubtful = column.take(pa.array(readable))  # few, as there may be thousands of files
+        else:
+            self.day_first = self._day_first = day
 
     def _one_kind(self, naive: Bool, readable: Bool, row: Int64) -> None:
         for kind in (True, False):
@@ -224,9 +272,7 @@ class Clock:
         import pyarrow as pa
 
         unit = self._unit_ns or NS
-        if not self._excel and pa.types.is_integer(column.type):
-            return of_counts(column, None, unit)
-        if not self._excel and is_text(column.type):
+        if not self._excel and (pa.types.is_integer(column.type) or is_text(column.type)):
             try:
                 return of_counts(column.cast(pa.int64()), None, unit)
             except pa.ArrowInvalid:
@@ -236,7 +282,7 @@ class Clock:
             ok &= (numbers >= _EXCEL_DAYS[0]) & (numbers <= _EXCEL_DAYS[1])
             local = np.rint((np.where(ok, numbers, 0) - _EXCEL_ORIGIN) * _DAY_MS).astype(np.int64) * _MS
             return Stamps(local, np.full(len(local), NAIVE, dtype=np.int64), ok)
-        return of_counts(column, ok, unit)
+        return of_counts(column, ok & (np.abs(numbers) < _LAST_NS), unit)
 
     # The clock on the wall -------------------------------------------------------------------------------------------
 
@@ -251,20 +297,14 @@ class Clock:
                 problems[reason][rows[which]] = True
         if rules.on_fold == "later":
             return utc + times.later_ns
-        if rules.on_fold == "by_order" and times.twice.any():
-            utc = utc.copy()
-            at = np.flatnonzero(times.twice)
-            whose = np.zeros(len(at), dtype=np.int64) if tag is None else tag[rows[at]]
-            second = self._second_time(whose, times.change[at], local_ns[at])
-            utc[at] += np.where(second, times.later_ns[at], 0)
+        if rules.on_fold == "by_order":
+            if not self._began:
+                self._order.begin(self._wide)
+                self._began = True
+            whose = None if tag is None else tag[rows]
+            time = self._order.times(local_ns, np.where(times.twice, times.change, 0), whose)
+            if (untold := times.twice & (time == UNKNOWN)).any():
+                problems[TWICE] = np.zeros(len(problems[UNREADABLE]), dtype=np.bool_)
+                problems[TWICE][rows[untold]] = True
+            utc = utc + np.where(times.twice & (time == SECOND), times.later_ns, 0)
         return utc
-
-    def _second_time(self, whose: Int64, change: Int64, local_ns: Int64) -> Bool:
-        """Which stamps (F,) of an hour that is shown twice belong to the second time: from where they go back on."""
-        second = np.zeros(len(local_ns), dtype=np.bool_)
-        for i, (tag, when, now) in enumerate(zip(whose.tolist(), change.tolist(), local_ns.tolist(), strict=True)):
-            before, again = self._folds.get((tag, when), (now, False))
-            again = again or now < before
-            self._folds[tag, when] = (now, again)
-            second[i] = again
-        return second

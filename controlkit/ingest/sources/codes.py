@@ -76,6 +76,14 @@ class Codes:
                 self._da |= 0 < number <= _DA_LAST
                 self._ua |= number > _DA_LAST
 
+    def learn(self, others: Iterable[Codes]) -> None:
+        """Takes from the other sources of the log what a 0 means, where this one does not tell."""
+        if self.doubtful:
+            told = [other for other in others if not other.doubtful]
+            self._da = any(other._da for other in told)
+            self._ua = any(other._ua for other in told)
+            self._good_word = any(other._good_word for other in told)
+
     def worth(self, text: str | None) -> Code:
         """What a code is worth.
 

@@ -8,6 +8,7 @@ lines stand alone, and those are looked at one by one.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ _DELIMITERS = (",", ";", "\t", "|")
 SMALLEST = 1 << 16  # bytes of a block
 _FEW_LINES = 64  # are taken apart one by one where Arrow cannot
 _SHOWN = 200  # signs of a line in quarantine
+_TITLE_LINES = 30  # among which a header is looked for
+_FIRST_LINES = 1000  # of which one at least must have as many cells as the header
+_SEPARATOR = re.compile(r"\s*\"?sep=.\"?\s*", re.IGNORECASE)
 OPEN_QUOTE = "a quotation mark is left open or stands inside a cell"
 NOT_TEXT = "bytes that are not in the file's encoding"
 
@@ -53,14 +57,36 @@ class CsvFile:
             raise DataError("the log is empty", where=self.location, cure="Export it again, with a header line.")
         self._header = self._text.head.lstrip(b"\r\n").split(b"\n", 1)[0].rstrip(b"\r")
         self._delimiter = rules.delimiter or _delimiter(lines[0], self.location)
-        names = _cells(lines[0], self._delimiter, self.location)
-        self.columns: Columns = recognise(names, spec, self.location)
+        self.columns: Columns = self._recognised(lines, spec)
         if len(lines) == 1 and len(self._text.head) < HEAD:
             raise DataError("the log is empty", where=self.location, cure="Export it again: it has a header only.")
         _same_delimiter(lines, self._delimiter, self.location)
+        _some_fit(lines, self._delimiter, self.location)
         self.decimal = rules.decimal or decimal_mark(self._value_cells(lines[1:]), self._delimiter)
+        self._text.forget()
         self.sha256 = sha256_of(path)
         self._careful = False  # whether a line with a wrong number of cells was seen
+
+    def _recognised(self, lines: Sequence[str], spec: PlantSpec) -> Columns:
+        """The meaning of the first line's cells; says where the header is if it is not there."""
+        where = self.location
+        if _SEPARATOR.fullmatch(lines[0]):
+            raise DataError(
+                f"begins with '{lines[0].strip()}', a hint for spreadsheets and no header", where=f"{where}, line 1",
+                cure="Remove that line.",
+            )  # fmt: skip
+        try:
+            return recognise(_cells(lines[0], self._delimiter, where), spec, where)
+        except DataError:
+            for line in lines[1:_TITLE_LINES]:
+                mark = spec.log.delimiter or _delimiter(line, where)
+                if _is_header(line, mark, spec, where):
+                    at = self._text.head[: self._text.head.find(line.encode())].count(b"\n") + 1
+                    raise DataError(
+                        f"'{_short(lines[0])}' is no header; line {at} looks like it: '{_short(line)}'",
+                        where=f"{where}, line 1", cure=f"Remove the lines above line {at}.",
+                    ) from None  # fmt: skip
+            raise
 
     def batches(self, size: int = BATCH) -> Iterator[Batch]:
         """All records, see `Opened`."""
@@ -235,6 +261,38 @@ def _same_delimiter(lines: Sequence[str], delimiter: str, where: str) -> None:
                 f"the header is split by {_shown(delimiter)}, the line after it by {_shown(mark)}",
                 where=where, cure="Export it again with one delimiter.",
             )  # fmt: skip
+
+
+def _some_fit(lines: Sequence[str], delimiter: str, where: str) -> None:
+    """Refuses a file none of whose first records has as many cells as its header."""
+    width = len(_cells(lines[0], delimiter, where))
+    records = list(csv.reader(lines[1:_FIRST_LINES], delimiter=delimiter))
+    if not records or any(len(record) == width for record in records):
+        return
+    found = len(records[0])
+    cure = "Was it cut off? Export it again, with one cell for each column."
+    if found > width:
+        cure = (
+            "Export it without a delimiter at the end of the lines, and with another delimiter where it is the decimal "
+            "mark, too; 'log.delimiter' and 'log.decimal' of the plant file name them."
+        )
+    raise DataError(
+        f"the header has {width} cells and no line after it has, such as '{_short(lines[1])}' with {found}",
+        where=f"{where}, line 2", cure=cure,
+    )  # fmt: skip
+
+
+def _is_header(line: str, delimiter: str, spec: PlantSpec, where: str) -> bool:
+    try:
+        recognise(_cells(line, delimiter, where), spec, where)
+    except DataError:
+        return False
+    return True
+
+
+def _short(line: str) -> str:
+    line = line.strip()
+    return line if len(line) <= 80 else f"{line[:76]} ..."
 
 
 def _shown(delimiter: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from controlkit.errors import DataError
 from controlkit.ingest.sources.opened import Opened
-from controlkit.ingest.sources.sql_address import is_address
+from controlkit.ingest.sources.sql_address import has_scheme, is_address, redacted
 from controlkit.spec import PlantSpec
 
 CSV = (".csv", ".txt", ".tsv")
@@ -32,6 +32,11 @@ def find(sources: Sequence[Path | str], spec: PlantSpec) -> Iterator[Opened]:
 
             yield SqlSource(str(source), spec)
             continue
+        if has_scheme(source) and not Path(source).exists():
+            raise DataError(
+                "is no kind of address that can be read", where=redacted(str(source)),
+                cure="Name files, or sqlite:///..., postgresql://... or odbc:...",
+            )  # fmt: skip
         for path, folder in _files(Path(source)):
             yield open_file(path, spec, folder)
 
@@ -66,10 +71,10 @@ def _files(path: Path) -> list[tuple[Path, Path | None]]:
     if path.exists():
         raise DataError("is no regular file", where=str(path), cure="Check the path.")
     if not has_magic(str(path)):
-        raise DataError("no such file", where=str(path), cure="Check the path.")
+        raise DataError("no such file", where=redacted(str(path)), cure="Check the path.")
     found = [Path(name) for name in sorted(glob(str(path), recursive=True))]
     if not found:
-        raise DataError("no file fits the pattern", where=str(path), cure="Check the path.")
+        raise DataError("no file fits the pattern", where=redacted(str(path)), cure="Check the path.")
     return [entry for one in found for entry in _files(one)]
 
 

@@ -71,6 +71,7 @@ class InfluxFile:
             raise DataError("the log is empty", where=str(path), cure="Export it again.")
         self._pattern = spec.log.columns.tag
         self._is_csv = bool(_ANNOTATED.match(self._text.head))
+        self._text.forget()
         self.name, self.location = path.name, str(path)
         self.columns = Columns("long", ("timestamp", "tag", "value"), 0, None, 1, 2)
         self.sha256 = sha256_of(path)

@@ -24,8 +24,12 @@ Dialect = Literal["sqlite", "postgresql", "odbc"]
 ODBC_USER, ODBC_PASSWORD = "CONTROLKIT_ODBC_USER", "CONTROLKIT_ODBC_PASSWORD"
 _SCHEMES: dict[str, Dialect] = {"sqlite:": "sqlite", "postgresql:": "postgresql", "postgres:": "postgresql"}
 _OURS = ("table", "query", "from", "to")
-_SECRET = ("password", "pwd", "sslpassword", "passwd")
-_ODBC_SECRET = re.compile(r"(?i)\b(pwd|password)\s*=\s*(\{[^}]*\}|[^;]*)")
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:")  # one letter is a drive of Windows
+_ASKS = re.compile(r"[?&](?=(?:table|query|from|to)=)")
+_KEY = r"(?i)([\w-]*(?:password|passwd|pwd|secret|token)[\w-]*)\s*=\s*"
+_SECRET = re.compile(_KEY + "([^&]*)")
+# In braces, where a closing one is written twice.
+_ODBC_SECRET = re.compile(_KEY + r"(\{(?:[^}]|\}\})*(?:\}|$)|.*?(?=;|\?(?:table|query|from|to)=|$))", re.DOTALL)
 _ODBC_ASKS = re.compile(r"\?(?=(?:table|query|from|to)=)")
 _LONGEST_SHOWN = 200  # a query may be as long as it likes
 
@@ -73,6 +77,31 @@ def is_address(source: object) -> bool:
     return isinstance(source, str) and source.lower().startswith((*_SCHEMES, "odbc:"))
 
 
+def has_scheme(source: object) -> bool:
+    """Whether a source looks like an address of any kind, such as `mysql://host`, known here or not."""
+    found = _SCHEME.match(source) if isinstance(source, str) else None
+    return found is not None and isinstance(source, str) and source[found.end() :].startswith("/")
+
+
+def redacted(source: str) -> str:
+    """A source as it may be shown, without passwords; works on any text, a proper address or not."""
+    if source.lower().startswith("odbc:"):
+        return _cut(_ODBC_SECRET.sub(r"\1=***", source))
+    scheme = _SCHEME.match(source)
+    if scheme is None:
+        return source
+    rest = source[scheme.end() :]
+    place = rest.lstrip("/")
+    slashes = rest[: len(rest) - len(place)]
+    asks = _ASKS.search(place)
+    before, after = (place[: asks.start()], place[asks.start() :]) if asks else (place, "")
+    user, at, place = before.rpartition("@")  # a password may hold '/', '?' and '@': the last '@' ends it
+    # Without an '@' what should be a port may be a password.
+    place = place if at else re.sub(r"^([^/?:\[]*):(?!\d*(?:[/?]|$))[^/?]*", r"\1:***", place)
+    place, after = _SECRET.sub(r"\1=***", place), _SECRET.sub(r"\1=***", after)
+    return _cut(f"{scheme[0]}{slashes}{user.partition(':')[0]}{at}{place}{after}")
+
+
 def parse(source: str) -> Address:
     """Takes an address apart.
 
@@ -83,12 +112,14 @@ def parse(source: str) -> Address:
     if source.lower().startswith("odbc:"):
         return _odbc(source)
     dialect = next(kind for scheme, kind in _SCHEMES.items() if source.lower().startswith(scheme))
-    shown = _cut(_without_password(source))
+    shown = redacted(source)
     try:
         parts = urlsplit(source)
         _ = parts.port  # where a mistyped address shows
     except ValueError:
         raise DataError("is no address of a database", where=shown, cure=_example(dialect)) from None
+    if dialect == "postgresql" and (not source.partition(":")[2].startswith("//") or "@" in parts.path):
+        raise DataError("is no address of a database", where=shown, cure=_example(dialect))
     # A '#' in a query is part of it, as it would be in a database's own tools.
     text = parts.query + (f"#{parts.fragment}" if parts.fragment else "")
     asked, others = _asked(_pairs(text), shown)
@@ -97,7 +128,7 @@ def parse(source: str) -> Address:
         if parts.netloc or not path or others:
             raise DataError("is no address of an SQLite file", where=shown, cure=_example(dialect))
         return Address(dialect, path, path.rsplit("/", 1)[-1], *asked, shown, ())
-    secrets = tuple(value for key, value in others if key.lower() in _SECRET)
+    secrets = tuple(value for key, value in others if _SECRET.fullmatch(f"{key}="))
     if parts.password:
         secrets += (unquote(parts.password), parts.password)
     defaults = [("connect_timeout", "10"), ("application_name", "controlkit")]
@@ -109,9 +140,10 @@ def parse(source: str) -> Address:
 
 def _odbc(source: str) -> Address:
     connection, *rest = _ODBC_ASKS.split(source[len("odbc:") :], maxsplit=1)
-    secrets = tuple(found.group(2).strip("{}") for found in _ODBC_SECRET.finditer(connection))
-    hidden = _ODBC_SECRET.sub(lambda found: f"{found.group(1)}=***", connection)
-    shown = _cut(f"odbc:{hidden}" + (f"?{rest[0]}" if rest else ""))
+    found = [match.group(2) for match in _ODBC_SECRET.finditer(connection)]
+    # As it is written, and as the driver understands it.
+    secrets = (*found, *(text[1:].removesuffix("}").replace("}}", "}") for text in found if text.startswith("{")))
+    shown = redacted(source)
     asked, others = _asked(_pairs(rest[0] if rest else ""), shown)
     if others or "=" not in connection:
         raise DataError("is no ODBC connection string", where=shown, cure=_example("odbc"))
@@ -140,17 +172,6 @@ def _asked(
             raise DataError(f"'{key}=' is empty", where=shown, cure=f"Say which, or remove '{key}='.")
     query = ours.get("query", "").rstrip("; \n\t") or None
     return (ours.get("table"), query, ours.get("from"), ours.get("to")), [p for p in pairs if p[0] not in _OURS]
-
-
-def _without_password(source: str) -> str:
-    """An address as it may be shown; works on text that is no proper address, too."""
-    scheme, slashes, rest = source.partition("//")
-    asks = re.search(r"[?&](?:table|query|from|to)=", rest)
-    before, after = (rest[: asks.start()], rest[asks.start() :]) if asks else (rest, "")
-    user, at, place = before.rpartition("@")  # a password may hold '/', '?' and '@': the last '@' ends it
-    secret = re.compile(rf"(?i)\b({'|'.join(_SECRET)})=[^&]*")
-    place, after = secret.sub(r"\1=***", place), secret.sub(r"\1=***", after)
-    return f"{scheme}{slashes}{user.partition(':')[0]}{at}{place}{after}"
 
 
 def _cut(shown: str) -> str:

@@ -1,7 +1,6 @@
 """The records of one source as samples on disk: stamps in UTC, values in the plant file's units, quality as `Code`.
 
-Every cell that should hold a value ends in exactly one place: staged, in quarantine, or ignored with its tag. Where a
-command or a mode went to quarantine and its stamp is known, a mark of `Code.UNREADABLE` is staged besides.
+Every cell that should hold a value ends in exactly one place: staged, in quarantine, or ignored with its tag.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import numpy.typing as npt
 
 from controlkit.ingest import columns as header
 from controlkit.ingest.quarantine import LISTED, Quarantine
-from controlkit.ingest.sample_rules import HELD_ROLES, NO_MEASUREMENT
+from controlkit.ingest.sample_rules import NO_MEASUREMENT
 from controlkit.ingest.sources.clock import Clock
 from controlkit.ingest.sources.codes import Codes
+from controlkit.ingest.sources.fold import FoldOrder
 from controlkit.ingest.sources.opened import HEAD, Batch, Opened, Rejected
 from controlkit.ingest.sources.presets import preset_of, with_flags
 from controlkit.ingest.sources.records import Tally, ahead, combined, index_of, samples, texts_of
@@ -42,29 +42,33 @@ class Reader:
         spec: the plant.
         source: where the records come from.
         now_ns: time of the ingest.
+        order: follows the rows of all sources.
 
     Attributes:
         source: as given.
-        starts_ns: its first readable time stamp.
+        clock: reads its time stamps.
+        codes: reads its quality codes.
         tally: what has been read of it.
 
     Raises:
         DataError: the form of its time stamps cannot be told.
     """
 
-    def __init__(self, spec: PlantSpec, source: Opened, now_ns: int) -> None:
+    def __init__(self, spec: PlantSpec, source: Opened, now_ns: int, order: FoldOrder) -> None:
         self.source, self.tally = source, Tally()
         self._spec, self._columns, self._rules = spec, source.columns, spec.log
         self._names = header.log_names(spec)
         self._used = [name for name, tag in spec.tags.items() if tag.role != "ignore"]
         self._number = {name: i for i, name in enumerate(self._used)}
-        self._held = np.array([spec.tags[name].role in HELD_ROLES for name in self._used], dtype=np.bool_)
         self._decimal = getattr(source, "decimal", self._rules.decimal or ".")
         preset = preset_of(self._rules)
         self._states = NO_VALUE | (preset.states if preset is not None else frozenset())
         self.codes = Codes(source.location, preset.code if preset is not None else None)
-        self.clock = Clock(self._rules, spec.time_zone, self._decimal, now_ns, source.location, source.place)
-        self.starts_ns = self._settle()
+        wide = tuple(source.columns.tags) if source.columns.tags is not None else None
+        self.clock = Clock(
+            self._rules, spec.time_zone, self._decimal, now_ns, source.location, source.place, order, wide
+        )
+        self._look()
 
     def stage(self, number: int, stage: Stage, quarantine: Quarantine, advance: Callable[[int], None]) -> None:
         """Reads all records.
@@ -90,11 +94,11 @@ class Reader:
 
     # Before the first record -----------------------------------------------------------------------------------------
 
-    def _settle(self) -> int:
+    def _look(self) -> None:
         """Finds out the form of the stamps and of the quality codes from the first records."""
         head = next(iter(self.source.batches(HEAD)), None)
         if head is None or not len(head.row):
-            return 0
+            return
         time = head.records.column(self._columns.timestamp)
         self.clock.settle(time, head.row, lambda: self._pieces(self._columns.timestamp))
         if self._columns.quality is not None:
@@ -104,7 +108,6 @@ class Reader:
                     self.codes.look(plain(piece).unique().cast("string").to_pylist())
                     if not self.codes.doubtful:
                         break
-        return self.clock.starts(time)
 
     def _pieces(self, column: int) -> Iterator[pa.Array]:
         return (batch.records.column(column) for batch in self.source.batches())
@@ -140,11 +143,7 @@ class Reader:
         for which in wrong.values():
             keep &= ~which
         self._check_units(batch, tag, keep)
-        code = combined(cells, code)
-        if NO_MEASUREMENT in wrong:
-            marks = wrong[NO_MEASUREMENT] & (tag >= 0) & self._held[tag]
-            code[marks], keep = Code.UNREADABLE, keep | marks
-        sample = samples(time.utc_ns, value, code, batch.row, self._source_number)
+        sample = samples(time.utc_ns, value, combined(cells, code), batch.row, self._source_number)
         if not keep.all():
             sample, tag = sample[keep], tag[keep]
         self.tally.span(sample["time_ns"])
@@ -172,13 +171,12 @@ class Reader:
             cells = values(
                 records.column(i), self._decimal, grouped=self._rules.decimal is not None, states=self._states
             )
-            good, codes = keep, combined(cells, code)
+            good = keep
             if cells.unreadable is not None and (wrong := cells.unreadable & keep & (code != Code.BAD)).any():
                 self._quarantined(batch, NO_MEASUREMENT, wrong, i, name)
-                codes[wrong] = Code.UNREADABLE
-                good = keep if self._held[self._number[name]] else keep & ~wrong
+                good = keep & ~wrong
             value = self._in_unit(cells.value, name)
-            sample = samples(time.utc_ns, value, codes, batch.row, self._source_number)
+            sample = samples(time.utc_ns, value, combined(cells, code), batch.row, self._source_number)
             self._stage.append_tag(name, sample if good.all() else sample[good])
 
     # Columns ---------------------------------------------------------------------------------------------------------

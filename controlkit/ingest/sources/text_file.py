@@ -48,7 +48,7 @@ class TextFile:
     Attributes:
         path: the file.
         encoding: of it.
-        head: its first lines, in UTF-8.
+        head: its first lines, in UTF-8; empty once they are forgotten.
 
     Raises:
         DataError: it cannot be read, is packed wrongly, or is in no known encoding.
@@ -66,6 +66,10 @@ class TextFile:
         head = head.replace(b"\r", b"\n") if self._returns else head
         cut = head.rfind(b"\n") + 1
         self.head = head if len(start) < HEAD or not cut else head[:cut]
+
+    def forget(self) -> None:
+        """Lets go of the head, of which there may be thousands at a time."""
+        self.head = b""
 
     def blocks(self, size: int = BLOCK) -> Iterator[Lines]:
         """All lines, about `size` bytes at a time.
@@ -127,7 +131,9 @@ def _encoding(start: bytes, given: str | None, path: Path) -> tuple[bytes, str]:
     if given is not None:
         try:
             name = codecs.lookup(given).name.removesuffix("-sig")
-        except LookupError:
+            if "1;\n".encode(name).decode(name) != "1;\n":
+                raise LookupError
+        except (LookupError, ValueError, TypeError, AttributeError):  # some of Python's codecs are none of text
             raise DataError(
                 f"'{given}' is no known encoding", where="log.encoding of the plant file",
                 cure="Write utf-8, utf-16, cp1252 or another of Python's names.",
@@ -138,6 +144,8 @@ def _encoding(start: bytes, given: str | None, path: Path) -> tuple[bytes, str]:
     if found is not None:
         return mark, found
     try:
+        if b"\0" in start:  # which would be UTF-8, too, but stands in no text
+            return b"", _guessed(start, path)
         start[: _whole(start)].decode("utf-8")
         return b"", "utf-8"
     except UnicodeDecodeError:

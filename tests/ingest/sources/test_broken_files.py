@@ -48,6 +48,26 @@ def test_a_header_twice(read, write, long_lines, wide_lines):
     assert wide.values("power") == [0, 1, 2, 3]
 
 
+def test_no_line_with_as_many_cells_as_the_header(read, write, long_lines, wide_lines):
+    commas = [wide_lines[0], *(f"2024-01-01T00:00:0{k}Z,5,{k},0,0,1,5" for k in range(4))]
+    parts = ["commas.csv, line 2", "the header has 4 cells", "with 7", "log.decimal", "log.delimiter"]
+    refused(read, write(commas, "commas.csv"), parts=parts)
+    trailing = [long_lines[0], *(f"{line}," for line in long_lines[1:])]
+    refused(read, write(trailing, "trailing.csv"), parts=["the header has 4 cells", "with 5", "end of the lines"])
+    cut = [long_lines[0], *(line.rpartition(",")[0] for line in long_lines[1:])]
+    refused(read, write(cut, "cut.csv"), parts=["the header has 4 cells", "with 3", "cut off"])
+
+
+@pytest.mark.parametrize("hint", ["sep=,", '"sep=,"', "SEP=;"])
+def test_a_hint_for_spreadsheets(hint, read, write, long_lines):
+    refused(read, write([hint, *long_lines]), parts=["log.csv, line 1", f"'{hint}'", "Remove that line"])
+
+
+def test_a_title_above_the_header(read, write, long_lines):
+    path = write(["Export of plant 7", "", "made by hand", *long_lines])
+    refused(read, path, parts=["'Export of plant 7' is no header", "line 4 looks like it", "Remove the lines above"])
+
+
 def test_a_byte_order_mark(read, write, long_lines):
     assert read(write(long_lines, encoding="utf-8-sig")).values("power") == [0, 1, 2, 3]
 
@@ -221,6 +241,20 @@ def test_quality_codes(codes, worth, read, write, long_lines):
     found = read(write(plain))
     assert [code for *_, code in found.samples("door")] == worth
     assert found.log.sources[0].unknown_codes == (("guut",) if "Guut" in codes else ())
+
+
+def test_words_that_nobody_knows_are_named(read, write, long_lines):
+    found = read(write([line.replace("good", "Fine") for line in long_lines]))
+    assert {code for *_, code in found.samples("door")} == {"bad"}
+    assert any("'fine'" in warning and "count as bad" in warning for warning in found.log.sources[0].warnings)
+
+
+def test_a_zero_is_told_by_another_source(read, write, long_lines):
+    zeros = write([line.replace("good", "0") for line in long_lines], "zeros.csv")
+    refused(read, zeros, parts=["zeros.csv", "the quality code 0"])
+    for code, worth in (("192", "bad"), ("2147483648", "good")):
+        later = [line.replace("good", code).replace("2024-01-01", "2024-01-02") for line in long_lines]
+        assert read(zeros, write(later, f"{code}.csv")).samples("door")[0][2] == worth
 
 
 def test_a_zero_is_told_by_a_code_far_down(read, write):

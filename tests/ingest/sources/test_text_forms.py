@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from controlkit.errors import DataError
+from controlkit.ingest.sources.csv_file import CsvFile
 
 STAMPS = [f"2024-01-01T00:00:0{k}Z" for k in range(4)]
 
@@ -83,6 +84,24 @@ def test_an_encoding_that_the_plant_file_names(read, make_spec, write, wide_line
     assert read(path, plant=plant, encoding="cp866").values("temperature") == [5, 4, 3, 2]
     with pytest.raises(DataError, match="'cp-nothing' is no known encoding"):
         read(path, encoding="cp-nothing")
+
+
+@pytest.mark.parametrize("encoding", ["rot13", "nonsense", "base64", "hex", "undefined", "a b", "zlib"])
+def test_an_encoding_that_is_none_of_text(encoding, read, write, wide_lines):
+    with pytest.raises(DataError, match=f"'{encoding}' is no known encoding"):
+        read(write(wide_lines), encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_two_bytes_a_sign_without_a_mark(encoding, read, write, wide_lines):
+    assert all(line.isascii() for line in wide_lines)  # so that it is valid UTF-8, too
+    assert read(write(wide_lines, encoding=encoding)).values("temperature") == [5, 4, 3, 2]
+
+
+def test_no_head_is_kept(spec, write, wide_lines):
+    file = CsvFile(write(wide_lines), spec)
+    assert file._text.head == b""
+    assert sum(len(batch.row) for batch in file.batches()) == 4
 
 
 def test_packed_files(read, tmp_path, long_lines):

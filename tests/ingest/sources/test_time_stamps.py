@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlkit.errors import DataError
+from controlkit.ingest.sources.fold import FIRST, SECOND, FoldOrder
 from controlkit.ingest.sources.stamp_text import parsed
 from controlkit.ingest.timestamps import NAIVE, iso
 
@@ -126,6 +127,26 @@ def test_numbers_that_are_no_text(kind, read, tmp_path):
     assert read(tmp_path / "log.parquet").times("door")[2] == f"{start}T00:00:02Z"
 
 
+@pytest.mark.parametrize("stray", ["17040672020000000000", "1" * 20, "1" * 30, "9" * 19, "1704067202000"])
+def test_a_stray_number_is_quarantined_and_decides_nothing(stray, read, write):
+    stamps = ["1704067200", "1704067201", stray, "1704067203"]
+    found = read(write(wide(stamps)))
+    assert found.times("door") == [f"2024-01-01T00:00:0{k}Z" for k in (0, 1, 3)]
+    assert {text for _, _, text, _ in found.quarantined()} == {stray}
+    with pytest.raises(DataError, match="beyond the year 2261"):
+        read(write(wide(["1" * 20, "1" * 20, "1704067203"]), "most.csv"))
+
+
+def test_a_stray_number_among_unsigned_ones(read, tmp_path):
+    import pyarrow.parquet as pq
+
+    stamps = pa.array([1704067200, 2**64 - 1704067200, 1704067202], pa.uint64())  # 64 bits with a sign: far too small
+    table = pa.table({"timestamp": stamps, "TT-101": [1.0, 2, 3], "door": [0, 0, 0], "power": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "log.parquet")
+    found = read(tmp_path / "log.parquet")
+    assert found.times("door") == ["2024-01-01T00:00:00Z", "2024-01-01T00:00:02Z"]
+
+
 def test_days_of_a_spreadsheet_are_on_the_plant_s_clocks(read, make_spec, write):
     plant = make_spec(time_zone="Europe/Berlin")
     found = read(write(wide(["45292", "45292.5", "45292.50001157407"])), plant=plant)
@@ -148,6 +169,20 @@ def test_the_whole_column_tells_the_day_from_the_month(read, write):
         read(write(wide(many)))
     with pytest.raises(DataError, match="some time stamps have the day first and others the month"):
         read(write(wide(["13/02/2024 00:00:00", "02/13/2024 00:00:00"])))
+
+
+def test_any_source_tells_the_day_from_the_month(read, write):
+    first = write(wide(["03/02/2024 00:00:00", "03/02/2024 00:00:01"]), "a.csv")
+    later, american = write(wide(["13/02/2024 00:00:00"]), "b.csv"), write(wide(["02/14/2024 00:00:00"]), "c.csv")
+    assert read(first, later).times("door")[0] == "2024-02-03T00:00:00Z"
+    assert read(first, american).times("door")[-1] == "2024-03-02T00:00:01Z"
+    with pytest.raises(DataError, match=r"a\.csv.*other files tell either.*log\.day_first"):
+        read(first, later, american)
+    with pytest.raises(DataError, match=r"no other tells.*log\.day_first"):
+        read(first)
+    assert read(first, day_first=True).times("door")[0] == "2024-02-03T00:00:00Z"
+    assert read(first, day_first=False).times("door")[0] == "2024-03-02T00:00:00Z"
+    assert read(american, day_first=True).times("door")[0] == "2024-02-14T00:00:00Z"
 
 
 # The clock -----------------------------------------------------------------------------------------------------------
@@ -188,6 +223,57 @@ def test_the_order_of_an_hour_is_told_tag_by_tag(read, make_spec, write):
     found = read(write(lines), plant=make_spec(**BERLIN), on_fold="by_order")
     assert found.times("door") == found.times("temperature")
     assert np.diff(found.log.stage.read("door")["time_ns"]).min() > 0
+
+
+def long_of(stamps, tags=("TT-101", "door", "power")):
+    return [f"{stamp},{tag},1" for stamp in stamps for tag in tags]
+
+
+def test_the_order_of_all_rows_tells_of_a_tag_that_comes_seldom(read, make_spec, write):
+    rows = [*long_of(FOLD[:3]), *long_of(FOLD[3:4], ["door", "power"]), f"{FOLD[4]},TT-101,7", *long_of(FOLD[5:])]
+    rows = [row for row in rows if not (row.startswith(tuple(FOLD[1:3])) and "TT-101" in row) or row.endswith("7")]
+    found = read(write(["timestamp,tag,value", *rows]), plant=make_spec(**BERLIN), on_fold="by_order")
+    day = "2024-10-27T"
+    assert found.times("temperature") == ["2024-10-26T23:59:00Z", f"{day}01:45:00Z", f"{day}02:00:00Z"]
+    assert found.times("door")[1:4] == [f"{day}00:30:00Z", f"{day}00:45:00Z", f"{day}01:30:00Z"]
+    assert not found.quarantined()
+
+
+def test_tags_one_after_the_other_that_end_and_begin_in_such_an_hour(read, make_spec, write):
+    rows = [f"{stamp},door,1" for stamp in FOLD[:3]]  # ends the first time it is 02:45
+    rows += [f"{FOLD[1]},TT-101,1", f"{FOLD[5]},TT-101,1", f"{FOLD[5]},power,1"]
+    found = read(write(["timestamp,tag,value", *rows]), plant=make_spec(**BERLIN), on_fold="by_order")
+    assert found.times("door")[1:] == ["2024-10-27T00:30:00Z", "2024-10-27T00:45:00Z"]
+    assert found.times("temperature") == ["2024-10-27T02:00:00Z"]
+    assert [(tag, text) for _, tag, text, _ in found.quarantined()] == [("temperature", FOLD[1])]
+
+
+@pytest.mark.parametrize("form", ["wide", "long"])
+def test_the_next_file_goes_on_where_the_last_one_ended(form, read, make_spec, write):
+    make = wide if form == "wide" else lambda stamps: ["timestamp,tag,value", *long_of(stamps)]
+    plant, day = make_spec(**BERLIN), "2024-10-27T"
+    first, second = write(make(FOLD[:3]), "a.csv"), write(make(FOLD[3:]), "b.csv")
+    found = read(first, second, plant=plant, on_fold="by_order")
+    assert found.times("door")[1:] == [f"{day}{time}:00Z" for time in ("00:30", "00:45", "01:30", "01:45", "02:00")]
+    alone = read(second, plant=plant, on_fold="by_order")  # nothing tells
+    assert alone.times("door") == [f"{day}02:00:00Z"]
+    assert {(text, reason) for *_, text, reason in alone.quarantined()} == {
+        (stamp, "time shown twice when the clock is put back") for stamp in FOLD[3:5]
+    }
+    told = read(write(make(FOLD[1:]), "c.csv"), plant=plant, on_fold="by_order")  # from where it goes back on
+    assert told.times("door") == [f"{day}01:30:00Z", f"{day}01:45:00Z", f"{day}02:00:00Z"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_an_hour_over_many_batches(size):
+    local = np.array([0, 10, 20, 10, 20, 30]).repeat(3)
+    change = np.array([0, 7, 7, 7, 7, 0]).repeat(3)
+    tag = np.tile([0, 1, 2], 6)
+    order, found = FoldOrder(), []
+    order.begin(None)
+    for k in range(0, len(local), size):
+        found += order.times(local[k : k + size], change[k : k + size], tag[k : k + size]).tolist()
+    assert found == np.array([0, FIRST, FIRST, SECOND, SECOND, 0]).repeat(3).tolist()
 
 
 def test_an_hour_that_is_skipped(read, make_spec, write):
