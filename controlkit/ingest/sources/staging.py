@@ -1,6 +1,7 @@
 """The records of one source as samples on disk: stamps in UTC, values in the plant file's units, quality as `Code`.
 
-Every cell that should hold a value ends in exactly one place: staged, in quarantine, or ignored with its tag.
+Every cell that should hold a value ends in exactly one place: staged, in quarantine, or ignored with its tag. Where a
+command or a mode went to quarantine and its stamp is known, a mark of `Code.UNREADABLE` is staged besides.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from controlkit.ingest import columns as header
 from controlkit.ingest.quarantine import LISTED, Quarantine
-from controlkit.ingest.sample_rules import NO_MEASUREMENT
+from controlkit.ingest.sample_rules import HELD_ROLES, NO_MEASUREMENT
 from controlkit.ingest.sources.clock import Clock
 from controlkit.ingest.sources.codes import Codes
 from controlkit.ingest.sources.fold import FoldOrder
@@ -60,6 +61,7 @@ class Reader:
         self._names = header.log_names(spec)
         self._used = [name for name, tag in spec.tags.items() if tag.role != "ignore"]
         self._number = {name: i for i, name in enumerate(self._used)}
+        self._held = np.array([spec.tags[name].role in HELD_ROLES for name in self._used], dtype=np.bool_)
         self._decimal = getattr(source, "decimal", self._rules.decimal or ".")
         preset = preset_of(self._rules)
         self._states = NO_VALUE | (preset.states if preset is not None else frozenset())
@@ -143,7 +145,11 @@ class Reader:
         for which in wrong.values():
             keep &= ~which
         self._check_units(batch, tag, keep)
-        sample = samples(time.utc_ns, value, combined(cells, code), batch.row, self._source_number)
+        code = combined(cells, code)
+        if NO_MEASUREMENT in wrong:
+            marks = wrong[NO_MEASUREMENT] & (tag >= 0) & self._held[tag]
+            code[marks], keep = Code.UNREADABLE, keep | marks
+        sample = samples(time.utc_ns, value, code, batch.row, self._source_number)
         if not keep.all():
             sample, tag = sample[keep], tag[keep]
         self.tally.span(sample["time_ns"])
@@ -171,12 +177,13 @@ class Reader:
             cells = values(
                 records.column(i), self._decimal, grouped=self._rules.decimal is not None, states=self._states
             )
-            good = keep
+            good, codes = keep, combined(cells, code)
             if cells.unreadable is not None and (wrong := cells.unreadable & keep & (code != Code.BAD)).any():
                 self._quarantined(batch, NO_MEASUREMENT, wrong, i, name)
-                good = keep & ~wrong
+                codes[wrong] = Code.UNREADABLE
+                good = keep if self._held[self._number[name]] else keep & ~wrong
             value = self._in_unit(cells.value, name)
-            sample = samples(time.utc_ns, value, combined(cells, code), batch.row, self._source_number)
+            sample = samples(time.utc_ns, value, codes, batch.row, self._source_number)
             self._stage.append_tag(name, sample if good.all() else sample[good])
 
     # Columns ---------------------------------------------------------------------------------------------------------
