@@ -42,9 +42,10 @@ def rising(value: st.SearchStrategy[float], most: int = 40) -> st.SearchStrategy
 
 
 measured = rising(st.floats(-5, 5))
+ordered = rising(st.one_of(st.floats(-5, 5), st.just(math.nan)))
 in_mode = rising(st.sampled_from([0.0, 1.0, 2.0, math.nan]), most=12)
 logs = st.fixed_dictionaries(
-    {"level": measured, "inflow": measured, "valve": measured, "auto": in_mode, "runs": in_mode}
+    {"level": measured, "inflow": measured, "valve": ordered, "auto": in_mode, "runs": in_mode}
 )
 stretches = st.lists(st.integers(-50, 650), max_size=8, unique=True).map(
     lambda edges: [(a * TENTH, b * TENTH) for a, b in zip(sorted(edges)[::2], sorted(edges)[1::2], strict=False)]

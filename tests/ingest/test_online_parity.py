@@ -31,7 +31,7 @@ def plant(on_duplicate: str) -> PlantSpec:
 
 
 def samples(seed: int) -> np.ndarray:
-    """A tag's samples: late ones, said twice or contradicted, bad, out of range, no number, doubtful, repeated, a gap."""
+    """A tag's samples: late ones, said twice or contradicted, bad, out of range, no number, doubtful, repeated."""
     rng = np.random.default_rng(seed)
     made = np.zeros(SECONDS, dtype=SAMPLE)
     second = np.arange(SECONDS) + rng.choice([0.0, 0.25, 0.9], SECONDS)

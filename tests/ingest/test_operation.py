@@ -25,7 +25,7 @@ def obvious_late(feedback, commands, tolerance, settle_s, gap_s):
     since = last = None
     for second, value in feedback:
         known = [command for at, command in commands if at <= second]
-        if not known:
+        if not known or math.isnan(known[-1]):
             continue
         apart = abs(value - known[-1]) > tolerance
         if not apart or (last is not None and second - last > gap_s):
@@ -40,15 +40,18 @@ def obvious_late(feedback, commands, tolerance, settle_s, gap_s):
 
 # Quarters of a second, each at most once, in order.
 stamps = st.lists(st.integers(0, 200), max_size=60, unique=True).map(lambda found: [i / 4 for i in sorted(found)])
-signals = stamps.flatmap(
-    lambda at: st.lists(st.sampled_from([0.0, 0.4, 1.0, 2.0]), min_size=len(at), max_size=len(at)).map(
-        lambda values: list(zip(at, values, strict=True))
+
+
+def signals(*values: float) -> st.SearchStrategy[list[tuple[float, float]]]:
+    return stamps.flatmap(
+        lambda at: st.lists(st.sampled_from(values), min_size=len(at), max_size=len(at)).map(
+            lambda found: list(zip(at, found, strict=True))
+        )
     )
-)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(signals, signals, st.integers(1, 9))
+@given(signals(0.0, 0.4, 1.0, 2.0), signals(0.0, 0.4, 1.0, 2.0, math.nan), st.integers(1, 9))
 def test_a_feedback_is_late_where_a_slow_loop_says_so(make_spec, feedback, commands, size):
     spec = make_spec({"position": POSITION}, episodes={"max_gap_s": 5})
     seen, late = obvious_late(feedback, commands, 0.5, 3, 5)
