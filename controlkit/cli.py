@@ -105,6 +105,7 @@ def ingest(
     """Turn a plant log into a data set and a data-quality report."""
     from controlkit.configs import find_config
     from controlkit.ingest import ingest as ingest_log
+    from controlkit.ingest.sources.sql_address import has_scheme, is_address, redacted
     from controlkit.progress import progress_bar
     from controlkit.spec import PlantSpec
 
@@ -113,6 +114,8 @@ def ingest(
         return
     if (out is None) != check:
         raise ControlkitError("give either --out FOLDER or --check", where="controlkit ingest")
+    if (is_address(plant) or has_scheme(plant)) and not Path(plant).exists():
+        raise ControlkitError("an address is no plant file", where=redacted(plant), cure="Name the plant file first.")
     spec = PlantSpec.load(find_config("plants", plant))
     with progress_bar() as progress:
         result = ingest_log(spec, sources or [], out, progress=progress)

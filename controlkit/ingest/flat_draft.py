@@ -13,6 +13,7 @@ from controlkit.errors import DataError
 from controlkit.ingest.flat_file import FlatFile
 from controlkit.ingest.flat_sources import KINDS, is_flat, read_source
 from controlkit.ingest.flat_structure import FlatStructure, find_structure
+from controlkit.ingest.sources.sql_address import redacted
 
 # A range beyond the smallest and largest value seen, so that a new value is no bad measurement at once.
 MARGIN = 0.25
@@ -27,7 +28,7 @@ def describe_flat(sources: Sequence[Path]) -> tuple[str, str]:
     if len(sources) > 1 or not is_flat(sources[0]):
         raise DataError(
             "without a plant file, one flat file is looked at at a time",
-            where=", ".join(str(source) for source in sources),
+            where=", ".join(redacted(str(source)) for source in sources),
             cure=f"Give one of: {KINDS}.",
         )
     file = read_source(sources[0])

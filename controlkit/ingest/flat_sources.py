@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from controlkit.errors import DataError
 from controlkit.ingest import d4rl_file, flat_file, minari_data
 from controlkit.ingest.flat_file import FlatFile
+from controlkit.ingest.sources.sql_address import redacted
 
 # What the command line's help and its messages call them.
 KINDS = "npz, D4RL's hdf5, or minari:NAME"
@@ -24,4 +26,8 @@ def read_source(source: Path) -> FlatFile:
     """
     if minari_data.is_minari(source):
         return minari_data.read_minari(source)
+    if not is_flat(source) and not source.exists():
+        raise DataError(
+            "is no flat file", where=redacted(str(source)), cure=f"Give one kind of log at a time; flat is {KINDS}."
+        )
     return d4rl_file.read_d4rl(source) if source.suffix in d4rl_file.SUFFIXES else flat_file.read_flat(source)

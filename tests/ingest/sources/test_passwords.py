@@ -48,6 +48,27 @@ def test_no_error_shows_a_password(address, spec, capsys):
     assert "s3cret" not in told.out + told.err
 
 
+@pytest.mark.parametrize("address", SECRETS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["x.npz", "ADDRESS", "--check"],
+        ["refrigerator", "x.npz", "ADDRESS", "--out", "out"],
+        ["refrigerator", "ADDRESS", "x.npz", "--out", "out"],
+        ["refrigerator", "ADDRESS", "--out", "out"],
+        ["refrigerator", "ADDRESS", "--check"],
+        ["ADDRESS", "x.csv", "--out", "out"],
+    ],
+)
+def test_no_command_shows_a_password(command, address, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["ingest", *(address if word == "ADDRESS" else word for word in command)])
+    told = capsys.readouterr()
+    assert "error: " in told.err
+    assert "s3cret" not in told.out + told.err
+
+
 def test_a_password_in_braces_is_hidden_as_the_driver_says_it():
     found = parse("odbc:Driver=x;PWD={a}}s3cret};Server=h?table=t")
     assert found.shown == "odbc:Driver=x;PWD=***;Server=h?table=t"
