@@ -70,7 +70,7 @@ def require_few_of_each_tag(
         count = sum(log.quarantine.counts(tag).values())
         if count > _FEW:
             account = assessed[tag].account if assessed is not None else None
-            others = log.stage.count(tag) if account is None else account.samples - account.quarantined
+            others = _staged(spec, log, tag) if account is None else account.samples - account.quarantined
             if count > spec.log.max_quarantined * (count + others):
                 found[tag] = count / (count + others), count, count + others
     if not found:
@@ -95,6 +95,12 @@ def sources_of(log: StagedLog) -> str:
     named = [source.location for source in log.sources[:_NAMED]]
     more = len(log.sources) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def _staged(spec: PlantSpec, log: StagedLog, tag: str) -> int:
+    """How many samples of a tag are staged, without the marks of those that went to quarantine while reading."""
+    held = spec.tags[tag].role in rules.HELD_ROLES
+    return log.stage.count(tag) - (log.quarantine.counts(tag).get(rules.NO_MEASUREMENT, 0) if held else 0)
 
 
 def _used_rows(source: StagedSource) -> int:

@@ -7,6 +7,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
+from controlkit.errors import DataError
 from controlkit.ingest import ingest
 from controlkit.ingest.assess import assess
 from controlkit.ingest.sources import stage_sources
@@ -75,3 +76,10 @@ def test_an_empty_command_holds_the_last_one(make_spec, tmp_path):
     data = ingest(make_spec(AUTO), [path], tmp_path / "data").dataset
     assert data.actions[4:9, 0].tolist() == [4, 4, 4, 4, 3]
     assert len(data.time_ns) == SECONDS
+
+
+def test_a_mark_is_no_sample_of_a_tag_that_is_rubbish(spec, write_long, at):
+    rows = [(at(k), tag, f"{k % 5}", "good") for k in range(2000) for tag in ("TT-101", "door")]
+    rows += [(at(100 * k), "power", "auto?" if k % 2 else f"{k % 3}", "good") for k in range(22)]
+    with pytest.raises(DataError, match=r"11 of 22 samples of tag 'power' \(50 %\)"):
+        ingest(spec, [write_long(sorted(rows))], None)
