@@ -56,7 +56,7 @@ def test_pandas_and_controlkit_make_the_same_of_a_log(folder: Path, tmp_path: Pa
     log = write_log(folder, ROWS, "parquet")
     result = ingest(spec, [log.path], tmp_path / "data")
     frame = ingest_pandas.dataset(spec, ingest_pandas.usable(spec, ingest_pandas.read(log.path)))
-    assert len(frame) > 13_000
+    assert 12_000 < len(frame) < 13_000  # the steps of bad commands are left out
     assert frame["episode"].max() >= 2
     assert result.dataset.changed.any(axis=0).sum() == ACTIONS
     frame.to_parquet(tmp_path / "frame.parquet")
