@@ -239,8 +239,9 @@ class _Work:
             )
         if not account.used and role != "feedback":
             why = ", ".join(f"{count} {reason}" for reason, count in _unused(account).items())
+            told = [warning.rstrip(".") for source in self.log.sources for warning in source.warnings]
             self._refuse(
-                f"tag '{name}' has no good sample" + (f" ({why})" if why else ""),
+                "; ".join([f"tag '{name}' has no good sample" + (f" ({why})" if why else ""), *told]),
                 "Check its values, quality codes and range.",
             )
         if role in ("state", "action") and self.figures.low == self.figures.high:

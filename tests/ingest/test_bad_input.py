@@ -134,6 +134,16 @@ def test_a_wrong_unit_names_both_and_the_line(spec, rows, write_long):
     refused(spec, path, "tag 'power' is in 'W'", "'kW'", "plant file", where=f"{path}, line 10")
 
 
+def test_quality_words_that_nobody_knows_are_named(spec, rows, write_long):
+    path = write_long([(time, name, value, "Fine") for time, name, value, _ in rows])
+    refused(spec, path, "'fine'", "count as bad", where=str(path))
+    some = [(time, name, value, "Fine" if k < 3 else q) for k, (time, name, value, q) in enumerate(rows)]
+    assert (
+        "'fine' is known to nobody here: its samples count as bad"
+        in ingest(spec, [write_long(some)], None).quality.to_text()
+    )
+
+
 def test_text_in_a_number_column_names_the_line(spec, rows, write_long, tmp_path):
     rows[21] = (rows[21][0], "TT-101", "broken", "good")
     path = write_long(rows)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,11 +76,12 @@ def stage_sources(
         reader.stage(number, log.stage, log.quarantine, _counted(bar))
         bar.advance()
     _refuse_twice([reader.source for reader in readers])  # the content of a query is known only now
-    _require_tags(spec, used, readers)
+    log = replace(log, sources=tuple(_described(readers)))
+    _require_tags(spec, used, readers, log)
     for reader in readers:
         for warning in reader.clock.warnings:
             bar.message(warning)
-    return StagedLog(log.stage, tuple(_described(readers)), log.quarantine, log._places)
+    return log
 
 
 def _counted(bar: Progress) -> Callable[[int], None]:
@@ -106,10 +108,13 @@ def _refuse_twice(sources: Sequence[Opened]) -> None:
             seen[key] = source
 
 
-def _require_tags(spec: PlantSpec, used: Sequence[str], readers: Sequence[Reader]) -> None:
+def _require_tags(spec: PlantSpec, used: Sequence[str], readers: Sequence[Reader], log: StagedLog) -> None:
+    from controlkit.ingest.stop_rule import require_few_quarantined
+
     seen = set().union(*(reader.tally.seen for reader in readers))
     for name in used:
         if name not in seen:
+            require_few_quarantined(spec, log)  # rather than miss a tag whose lines could not be read
             found = [spec.tags[tag].column or tag for tag in sorted(seen)]
             where = ", ".join(reader.source.location for reader in readers[:3])
             more = f" and {len(readers) - 3} more" if len(readers) > 3 else ""

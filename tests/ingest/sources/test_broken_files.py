@@ -182,6 +182,11 @@ def test_an_unknown_tag_stops_the_reading(read, write, long_lines, wide_lines):
     refused(read, write(wide_lines, "wide.csv"), parts=["line 1: tag 'dor'", "role 'ignore'"])
 
 
+def test_lines_that_cannot_be_read_come_before_the_tag_that_they_hide(read, write, long_lines):
+    lines = [f"{line}," if "power" in line else line for line in long_lines]
+    refused(read, write(lines), parts=["4 of 12 rows (33.3 %)", "'5 cells where the header has 4'", "line 4"])
+
+
 def test_a_missing_tag_stops_the_reading(read, write, long_lines):
     lines = [line for line in long_lines if ",power," not in line]
     refused(read, write(lines), parts=["tag 'power' of the plant file is not in the log", "door"])
