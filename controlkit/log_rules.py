@@ -57,7 +57,8 @@ class LogRules(Strict):
         on_fold: a naive stamp that the clock shows twice: `reject` it, take the `earlier` or the `later` meaning, or
             tell them apart `by_order` of the rows.
         on_skip: a naive stamp that the clock never showed: `reject` it, or `shift` it on by the change.
-        on_duplicate: good samples of one tag and stamp with different values: `reject` all but the first, or keep the
+        on_duplicate: good samples of one tag and stamp with different values: `reject` all but the first (of a command
+            or a mode that one, too: it is unknown then), or keep the
             `first`, the `last` or the `mean`.
         on_backward: a stamp before its predecessor's in the same file: `reject` it, or `sort` the file.
         uncertain, substituted: what a sample of this quality is worth.
