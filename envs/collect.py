@@ -34,6 +34,8 @@ GAP_S = 3600.0
 EPISODES = 10
 # What the historian stores of a value: 1e-6 of a unit, finer than float32 near 10.
 DECIMALS = 6
+# Steps of an episode whose ends are looked for at a time.
+JUDGED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -173,16 +175,31 @@ def _episode(
     objective = Objective(spec) if spec.episodes.terminated else None
     judged = frames if simulator.frame_tags == spec.frame_tags else true_frames
     ending = simulator if isinstance(simulator, EndingSimulator) else None
-    terminated = False
+    terminated, judged_to = False, 0
     while len(commands) < steps and not terminated:
         command = controller.act(frames[-1][None])  # (1, m)
-        commands.append(command[0])
-        frames.append(simulator.step(command)[0])
-        true_frames.append(simulator.true_frame[0])
+        failed: ControlkitError | None = None
+        try:
+            frame = simulator.step(command)[0]
+        except ControlkitError as problem:
+            failed = problem  # what comes after a trip is none of the log's
+        else:
+            commands.append(command[0])
+            frames.append(frame)
+            true_frames.append(simulator.true_frame[0])
         if ending is not None:
             terminated = bool(ending.ended[0])
-        elif objective is not None:
-            terminated = _tripped(objective, judged, commands[-1])
+        elif objective is not None and (
+            failed is not None or len(commands) == steps or len(commands) - judged_to == JUDGED_AT_ONCE
+        ):
+            # Some steps beyond a trip are simulated in vain: that is cheaper than to judge every step by itself.
+            end = _first_trip(objective, judged[judged_to:], commands[judged_to:])
+            if end is not None:
+                terminated = True
+                del commands[judged_to + end :], frames[judged_to + end + 1 :], true_frames[judged_to + end + 1 :]
+            judged_to = len(commands)
+        if failed is not None and not terminated:
+            raise failed
     offsets = np.array([_microseconds(k * spec.period_s) for k in range(len(frames))])
     return LoggedEpisode(
         times=start + offsets,
@@ -195,10 +212,14 @@ def _episode(
     )
 
 
-def _tripped(objective: Objective, frames: list[Floats], command: Floats) -> bool:
-    """Whether the last step tripped the plant: by the numbers that are stored, in float32, as ingest judges them."""
-    before, after = np.round(frames[-2:], DECIMALS).astype(np.float32)
-    return bool(objective.terminated(before, np.round(command, DECIMALS).astype(np.float32), after))
+def _first_trip(objective: Objective, frames: list[Floats], commands: list[Floats]) -> int | None:
+    """How many of the steps (K,) between frames (K + 1,) are taken when the plant trips: by the numbers that are
+    stored, in float32, as ingest judges them."""
+    if not commands:
+        return None
+    stored = np.round(frames, DECIMALS).astype(np.float32)
+    tripped = objective.terminated(stored[:-1], np.round(commands, DECIMALS).astype(np.float32), stored[1:])
+    return int(np.argmax(tripped)) + 1 if np.any(tripped) else None
 
 
 def _microseconds(seconds: float) -> np.timedelta64:

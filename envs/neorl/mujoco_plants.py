@@ -116,6 +116,7 @@ class VectorMujoco:
         self._diverged = [int(kind) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
         self._foot = self._model.geom(FOOT).id if plant.friction else None
         self.frame_tags, self.period_s = plant.frame_tags, plant.frame_skip * float(self._model.opt.timestep)
+        self._frame: Floats | None = None  # as it was shown last
         self.reset()
 
     def reset(self) -> Floats:
@@ -144,6 +145,7 @@ class VectorMujoco:
             self._set_friction(copy)
             # Also leaves the solver its first guess, so that equal states go on equally.
             self._mujoco.mj_forward(self._model, data)
+        self._frame = None
         return self.true_frame
 
     def step(self, command: Any) -> Floats:
@@ -166,6 +168,7 @@ class VectorMujoco:
                     cure="Start from a state that the plant can be in.",
                 )
         self.time += 1
+        self._frame = None
         return self.true_frame
 
     @property
@@ -181,9 +184,12 @@ class VectorMujoco:
     @property
     def true_frame(self) -> Floats:
         """(B, n) positions, velocities, and the friction where the plant draws it; the sensors are exact."""
-        bound = self.plant.shown_velocity
-        frame = np.concatenate([self.positions, self.velocities.clip(-bound, bound)], axis=1)
-        return np.concatenate([frame, self.friction[:, None]], axis=1) if self.plant.friction else frame
+        if self._frame is None:
+            bound = self.plant.shown_velocity
+            frame = np.concatenate([self.positions, self.velocities.clip(-bound, bound)], axis=1)
+            shown = np.concatenate([frame, self.friction[:, None]], axis=1) if self.plant.friction else frame
+            self._frame = shown
+        return self._frame.copy()
 
     def _set_friction(self, copy: int) -> None:
         if self._foot is not None:

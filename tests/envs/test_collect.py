@@ -304,3 +304,15 @@ def test_ends_are_what_ingest_reads_from_the_log(
         data = ingest(task.spec(), [log.path], None).dataset
         assert data.terminated[data.transitions].tolist() == flat["terminated"].tolist()
         assert flat["terminated"].sum() == (2 if length < 5 else 0)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_where_an_episode_ends_does_not_depend_on_when_it_is_judged(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mujoco")
+    arguments = {"episodes": 4, "seed": 2, "steps": 200, "controller": "random"}
+    expected = collect("hopper", tmp_path / "one.npz", **arguments)
+    assert expected.samples < 4 * 200  # it falls
+    monkeypatch.setattr("envs.collect.JUDGED_AT_ONCE", at_once)
+    assert collect("hopper", tmp_path / "other.npz", **arguments).sha256 == expected.sha256
