@@ -59,6 +59,11 @@ def memory_bytes() -> int:
     return min(size, int(text)) if text.isdigit() else size
 
 
+def as_fields(per_row: Mapping[str, Array]) -> dict[str, Array]:
+    """The columns of one value a row, as the data set's fields are called."""
+    return {"rewards" if name == "reward" else name: values for name, values in per_row.items()}
+
+
 def mapped_dataset(path: Path, spec: PlantSpec, record: Mapping[str, Any]) -> TransitionDataset:
     """The data set with its wide arrays on disk; frames and actions are columns of one table there."""
     folder = path / ARRAYS
@@ -80,11 +85,7 @@ def mapped_dataset(path: Path, spec: PlantSpec, record: Mapping[str, Any]) -> Tr
         age_s=on_disk("age_s", np.float32, n),
         actions=table[:, n:],
         changed=on_disk("changed", np.bool_, m),
-        rewards=per_row["reward"],
-        terminated=per_row["terminated"],
-        truncated=per_row["truncated"],
-        episode=per_row["episode"],
-        time_ns=per_row["time_ns"],
+        **as_fields(per_row),
         sources=record["sources"],
     )
     if own is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from controlkit.dataset.mapped import PER_ROW, SHARE, mapped_dataset, memory_bytes
+from controlkit.dataset.mapped import PER_ROW, SHARE, as_fields, mapped_dataset, memory_bytes
 from controlkit.dataset.transitions import LAYOUT, RECORD, SCHEMA, SPEC, TABLE, TransitionDataset
 from controlkit.errors import ArtifactError
 from controlkit.files import folder_written_aside, read_json, sha256_of, write_json
@@ -165,11 +165,7 @@ def read(path: Path, mapped: bool | None) -> TransitionDataset:
         age_s=stacked([f"{tag}:age_s" for tag in frame], np.float32),
         actions=stacked(actions, np.float32),
         changed=stacked([f"{tag}:changed" for tag in actions], np.bool_),
-        rewards=per_row["reward"],
-        terminated=per_row["terminated"],
-        truncated=per_row["truncated"],
-        episode=per_row["episode"],
-        time_ns=per_row["time_ns"],
+        **as_fields(per_row),
         sources=record["sources"],
     )
 
