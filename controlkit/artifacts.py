@@ -2,7 +2,7 @@
 
 config.yaml     complete          split.json     parts, by rows and time
 spec.yaml       the plant         dataset.json   hashes of the data
-run.json        version, commit, state ("training" or "trained"), seconds
+run.json        version, commit, state ("training" or "trained"), seconds in all, of the world and of the policy
 metrics.csv     one row per epoch
 checkpoint.pt   resumable, with the states of the random generators
 policy/models.pt  the trained networks
@@ -331,9 +331,15 @@ class RunFolder:
         write_json(self.path / "run.json", record | more)
 
     @property
+    def state(self) -> dict[str, Any]:
+        """What `run.json` says now."""
+        content: dict[str, Any] = read_json(self.path / "run.json")
+        return content
+
+    @property
     def trained(self) -> bool:
         """Whether training has come to its end."""
-        return bool(read_json(self.path / "run.json")["state"] == "trained")
+        return bool(self.state["state"] == "trained")
 
     def require_data(self, record: Mapping[str, Any], where: str) -> None:
         """Checks that a data set is the one that the run was made with.
@@ -352,11 +358,11 @@ class RunFolder:
         Raises:
             ArtifactError: a setting differs; names the first.
         """
-        if config != self.config:
-            mine, theirs = _flat(self.config.to_dict()), _flat(config.to_dict())
-            name = next(name for name in mine if mine[name] != theirs[name])
+        difference = first_difference(self.config.to_dict(), config.to_dict())
+        if difference is not None:
+            name, mine, theirs = difference
             raise ArtifactError(
-                f"was begun with {name}={mine[name]}, not {theirs[name]}",
+                f"was begun with {name}={mine}, not {theirs}",
                 where=str(self.path),
                 cure="Resume with the same settings, or start over with --overwrite.",
             )
@@ -403,6 +409,12 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path / "metrics.csv", text.getvalue())
+
+
+def first_difference(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The dotted name and both values of the first setting that differs between two contents of equal fields."""
+    first, second = _flat(mine), _flat(theirs)
+    return next(((name, first[name], second[name]) for name in first if first[name] != second[name]), None)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

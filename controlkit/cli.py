@@ -133,6 +133,12 @@ def train(
     method: Annotated[
         str | None, typer.Option(help="Change what this method changes, such as mopo or td3_bc; see docs/methods.md.")
     ] = None,
+    world: Annotated[
+        Path | None,
+        typer.Option(
+            help="A trained run whose world model and dynamics reward are taken over; only a policy is learned."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that holds a run.")] = False,
 ) -> None:
@@ -148,6 +154,7 @@ def train(
     changes = as_overrides(method) if method is not None else []
     config = RunConfig.load(find_config("runs", run), [*changes, *(set_ or ())])
     dataset, record = _dataset(data)
+    source = RunFolder.open(world) if world is not None else None
     if resume:
         folder = RunFolder.open(out)
         require_resumable(folder)
@@ -156,7 +163,7 @@ def train(
     else:
         folder = RunFolder.create(out, config, dataset, record, replace=overwrite)
     with progress_bar() as progress:
-        train_run(folder, dataset, progress)
+        train_run(folder, dataset, progress, source)
     print(f"{out}: trained; next: controlkit evaluate {out} --data {data}")
 
 

@@ -3,43 +3,33 @@
 A method may be run twice: with the reward's formula, which a plant's owner knows, and with the rewards in the data
 alone, which is all that the published methods have. One configuration per task, the last weights, every seed counts;
 nothing is chosen by looking at the simulator. A run's figures are kept in `parts/`, so that an interrupted benchmark
-goes on where it was.
+goes on where it was, with parts that other commits made where configuration and data are the same; the table names
+every commit. To measure anew, name another folder.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from controlkit.artifacts import RunFolder, commit
+from controlkit.artifacts import commit
 from controlkit.baselines.settings import as_overrides
-from controlkit.benchmarks.policy_controller import PolicyController
+from controlkit.benchmarks.policy_jobs import SCORE_SEED, Job, Part, run_jobs, score_of
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
 from controlkit.benchmarks.suite_data import Source, recorded_reward
-from controlkit.config import RunConfig
-from controlkit.configs import config_path
-from controlkit.dataset import RECORD, TransitionDataset
 from controlkit.errors import ControlkitError, nearest
-from controlkit.files import read_json, write_json, write_text
+from controlkit.files import write_text
 from controlkit.ingest import ingest
-from controlkit.morec.train import train
-from controlkit.progress import Progress, Silent
+from controlkit.progress import Progress
 from envs.closed_loop import ClosedLoop, run_closed_loop
 from envs.simulation import spawned_seeds
 from envs.tasks import Task, get_task
 
 REWARDS = {"formula": "formula", "rewards": "rewards only"}
-# Episodes that nothing else uses.
-SCORE_SEED = 900_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +44,7 @@ class SuiteTask:
         note: what a reader must know to compare.
         rewards: `formula`, `rewards` or both.
         variants: further rows by name: a method, and what is set differently for it.
+        methods: those that are run on this task where none is named; the suite's where empty.
     """
 
     task: str
@@ -63,6 +54,7 @@ class SuiteTask:
     note: str = ""
     rewards: tuple[str, ...] = ("formula", "rewards")
     variants: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,27 +74,6 @@ class Suite:
     methods: tuple[str, ...]
     episodes: int
     note: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training run: the task's published name, its name in `envs.tasks` and its run configuration, the method,
-    `formula` or `rewards`, the seed, the folder of the ingested data, the file for its figures, the episodes that it is
-    scored on, overrides of the configuration."""
-
-    name: str
-    task: str
-    run: str
-    method: str
-    rewards: str
-    seed: int
-    data: Path
-    part: Path
-    episodes: int
-    settings: tuple[str, ...] = ()
-
-
-Part = dict[str, Any]
 
 
 def run_tasks(
@@ -138,12 +109,11 @@ def run_tasks(
     rows = {
         name: [
             row
-            for method in methods or (*suite.methods, *suite.tasks[name].variants)
+            for method in methods or (*(suite.tasks[name].methods or suite.methods), *suite.tasks[name].variants)
             for row in _rows(suite, name, method)
         ]
         for name in chosen
     }
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         ingested = {name: _ingested(suite.tasks[name], Path(folder) / name, out / "data") for name in chosen}
         jobs = [
@@ -154,70 +124,19 @@ def run_tasks(
         ]
         progress.start("runs", len(jobs))
         parts: dict[tuple[str, str, str, int], Part] = {}
-        processes = min(workers or os.cpu_count() or 1, len(jobs))
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            for job, part in zip(jobs, pool.map(run_job, jobs), strict=True):
-                parts[job.name, job.method, job.rewards, job.seed] = part
-                progress.advance(note=f"{job.name} {job.method} {job.rewards} seed {job.seed}: {part['score']:.1f}")
-    records = []
+        for job, part in run_jobs(jobs, workers):
+            parts[job.name, job.row, job.rewards, job.seed] = part
+            progress.advance(note=f"{job.name} {job.row} {job.rewards} seed {job.seed}: {part['score']:.1f}")
+    records: list[Record] = []
     for name in chosen:
         for method, rewards in rows[name]:
             mine = [parts[name, method, rewards, seed] for seed in range(seeds)]
-            records += _records(suite, name, f"{method}, {REWARDS[rewards]}", mine, time.monotonic() - began)
+            records += _records(suite, name, f"{method}, {REWARDS[rewards]}", mine)
         records += _references(suite, name)
     write_results(out, records)
     table = _table(suite, records, {name: ingested[name][1] for name in chosen})
     write_text(out / "table.md", table)
     return table
-
-
-def run_job(job: Job) -> Part:
-    """One training run in a temporary folder, scored on fresh episodes; its figures are kept in the job's file."""
-    overrides = [*as_overrides(job.method), *job.settings, f"seed={job.seed}", "threads=1"]
-    config = RunConfig.load(config_path("runs", job.run), overrides)
-    record = read_json(job.data / RECORD)
-    key = {
-        "config": config.to_dict(),
-        "commit": commit(),
-        "data_sha256": record["data_sha256"],
-        "episodes": job.episodes,
-    }
-    if job.part.is_file():
-        part: Part = read_json(job.part)
-        if all(part.get(name) == value for name, value in key.items()):
-            return part
-    began, silent = time.monotonic(), Silent()
-    data = TransitionDataset.load(job.data)
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder.create(Path(folder) / "run", config, data, record)
-        actor = train(run, data, silent).actor
-    trained = time.monotonic() - began
-    returns, lengths = episode_returns(job.task, PolicyController(actor, data.spec), job.episodes)
-    part = key | {
-        "score": score_of(job.task, float(returns.mean())),
-        "return": float(returns.mean()),
-        "episode_stderr": float(returns.std(ddof=1) / np.sqrt(len(returns))),
-        "episode_steps": float(lengths.mean()),
-        "train_seconds": round(trained, 1),
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    write_json(job.part, part)
-    return part
-
-
-def episode_returns(task_name: str, controller: PolicyController, episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(episodes,) undiscounted returns of a policy on fresh episodes of the true plant, and how long they lasted."""
-    task = get_task(task_name)
-    plant_seed, _ = spawned_seeds(SCORE_SEED, 2)
-    simulator = task.simulator(episodes, np.random.default_rng(plant_seed))
-    loop = run_closed_loop(controller, simulator, task.published_spec(), task.steps)
-    return loop.returns, loop.lengths
-
-
-def score_of(task_name: str, episode_return: float) -> float:
-    """The score of a return: on the benchmark's scale where one is published, the return itself elsewhere."""
-    task = get_task(task_name)
-    return episode_return if task.return_bounds is None else task.benchmark_score(episode_return)
 
 
 def _ingested(entry: SuiteTask, folder: Path, made: Path) -> tuple[Path, str]:
@@ -259,9 +178,19 @@ def _job(
     part = out / "parts" / f"{name}-{method.replace(' ', '-')}-{rewards}-{seed}.json"
     changed = (*entry.variants.get(method, ("", ()))[1], *settings)
     return Job(
-        name, entry.task, entry.run, _method(suite, name, method), rewards, seed, data / rewards, part, suite.episodes,
-        changed,
-    )  # fmt: skip
+        name=name,
+        task=entry.task,
+        run=entry.run,
+        row=method,
+        method=_method(suite, name, method),
+        rewards=rewards,
+        seed=seed,
+        data=data / rewards,
+        part=part,
+        worlds=out / "data" / "worlds",
+        episodes=suite.episodes,
+        settings=changed,
+    )
 
 
 def _method(suite: Suite, task: str, row: str) -> str:
@@ -269,14 +198,17 @@ def _method(suite: Suite, task: str, row: str) -> str:
     return suite.tasks[task].variants.get(row, (row, ()))[0]
 
 
-def _records(suite: Suite, task: str, method: str, parts: Sequence[Part], seconds: float) -> list[Record]:
+def _records(suite: Suite, task: str, method: str, parts: Sequence[Part]) -> list[Record]:
+    commits = _once(part["commit"] for part in parts)
+    seconds = sum(part["train_seconds"] for part in parts)
+
     def one(metric: str) -> Record:
         values = [part[metric] for part in parts]
         error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
         episodes = 0 if metric.endswith("seconds") else suite.episodes * len(parts)
         return Record(
             suite.name, task, method, metric, float(np.mean(values)), error, len(values), episodes, round(seconds, 1),
-            commit(), parts[0]["data_sha256"], machine(),
+            commits, parts[0]["data_sha256"], machine(),
         )  # fmt: skip
 
     return [one(metric) for metric in ("score", "return", "episode_steps", "train_seconds")]
@@ -323,7 +255,12 @@ def _table(suite: Suite, records: Sequence[Record], data: Mapping[str, str]) -> 
             f"{task}: {scale}. Data: {label}.{' ' + entry.note if entry.note else ''}\n\n"
             + markdown_table(("method", "score", "std. error", "seeds", "episodes", "training, s"), rows)
         )
-    return "\n".join(lines) + f"\n{suite.note}\n{machine()}; commit {commit()}.\n"
+    commits = _once(name for r in records if r.data_sha256 for name in r.commit.split(", "))
+    return "\n".join(lines) + f"\n{suite.note}\n{machine()}; commit {commits}.\n"
+
+
+def _once(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 _SCALE = "100 (R - low) / (high - low), as published"

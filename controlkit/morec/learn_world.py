@@ -58,7 +58,7 @@ def learn_world(
         models.reward, log, models.behaviour, folder.spec, config.reward, generator, progress
     )
     models, found = distilled(models, log, limits, config, progress)
-    models = replace(models, threshold=_threshold(models, held_out, config, progress), residuals=fit.residuals)
+    models = replace(models, threshold=threshold_of(models, held_out, config, progress), residuals=fit.residuals)
     _examine(models, held_out, limits, folder, found, progress)
     if models.regressor is not None:
         settings, generator = regressor_config(config.dynamics), stage_generator(config, "regressor")
@@ -128,7 +128,7 @@ def _fit_recorded_reward(
     return [{"reward_r2": fit.r2, "reward_mae": fit.mae, "reward_error_best": fit.error_best}]
 
 
-def _threshold(models: Models, held_out: LoggedTransitions, config: RunConfig, progress: Progress) -> torch.Tensor:
+def threshold_of(models: Models, held_out: LoggedTransitions, config: RunConfig, progress: Progress) -> torch.Tensor:
     """The threshold that the configuration asks for; what is off is said aloud."""
     wish, choose = config.filter.threshold, config.filter.choose
     if config.filter.enabled and choose in ("medoid", "regressor"):

@@ -21,6 +21,7 @@ from controlkit.morec.constraints import Constraints
 from controlkit.morec.learn_world import learn_world
 from controlkit.morec.policy_training import PolicyTraining
 from controlkit.morec.rollout import Rollouts
+from controlkit.morec.shared_world import take_over
 from controlkit.morec.streams import stage_generator
 from controlkit.morec.transition_filter import TransitionFilter
 from controlkit.progress import Progress
@@ -29,16 +30,18 @@ from controlkit.replay import LoggedTransitions
 Metrics = list[dict[str, float]]
 
 
-def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Models:
+def train(folder: RunFolder, data: TransitionDataset, progress: Progress, world: RunFolder | None = None) -> Models:
     """Runs what is left to do in a run folder: dynamics, dynamics reward, policy.
 
     Args:
         folder: the run; a checkpoint in it is gone on with.
         data: the whole data set of the run.
         progress: stages, figures and warnings.
+        world: a trained run whose dynamics and dynamics reward are taken over; they are learned where it is `None`.
 
     Raises:
         TrainingError: a loss is no number; the last good checkpoint stays.
+        ArtifactError, ConfigError: the run that the world is to come from does not fit this one.
     """
     began, config = time.monotonic(), folder.config
     torch.set_num_threads(config.threads)
@@ -53,10 +56,18 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     if checkpoint["stage"] == "policy":
         models = models.restored(checkpoint["models"])
     else:
-        models = learn_world(models, log, held_out, folder, progress, metrics)
-        save_checkpoint(folder, {"stage": "policy", "models": models.state_dict(), "metrics": metrics}, "stage 1")
+        if world is not None:
+            models = take_over(models, world, folder, held_out, progress, metrics)
+        else:
+            models = learn_world(models, log, held_out, folder, progress, metrics)
+        stage_1 = {"stage": "policy", "models": models.state_dict(), "metrics": metrics}
+        save_checkpoint(folder, stage_1, "stage 1")
+        # What the world cost, wherever it was learned.
+        cost = world.state.get("world_seconds") if world is not None else round(time.monotonic() - began, 1)
+        folder.write_state("training", world_seconds=cost)
         checkpoint = {}
 
+    policy_began = time.monotonic()
     elites = models.dynamics.lean()  # in rollouts nothing is computed in vain
     chooser = TransitionFilter(elites, models.judge, config.filter, float(models.threshold), models.regressor)
     policy = PolicyTraining(models, chooser, folder.spec, log, config)
@@ -81,7 +92,9 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress) -> Mod
     models = _to(replace(models, actor=policy.final_actor()), "cpu")
     folder.write_metrics(metrics)
     folder.save_models(models)
-    folder.write_state("trained", seconds=round(time.monotonic() - began, 1))
+    done = time.monotonic()
+    seconds = {"policy_seconds": round(done - policy_began, 1), "seconds": round(done - began, 1)}
+    folder.write_state("trained", **{"world_seconds": folder.state.get("world_seconds")} | seconds)
     return models
 
 

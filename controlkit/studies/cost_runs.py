@@ -17,7 +17,7 @@ from controlkit.baselines.settings import as_overrides
 from controlkit.benchmarks.neorl2 import EPISODES
 from controlkit.benchmarks.peer import Peer
 from controlkit.benchmarks.policy_controller import PolicyController
-from controlkit.benchmarks.policy_suite import SCORE_SEED
+from controlkit.benchmarks.policy_jobs import SCORE_SEED
 from controlkit.benchmarks.suite_data import data_file
 from controlkit.config import RunConfig
 from controlkit.configs import config_path

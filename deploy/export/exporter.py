@@ -242,7 +242,7 @@ def _calibration_part(run: RunFolder) -> TransitionDataset:
 
 
 def _training(run: RunFolder) -> TrainingRecord:
-    state: dict[str, Any] = read_json(run.path / "run.json")
+    state = run.state
     return TrainingRecord(
         run=run.path.resolve().name,
         controlkit=str(state.get("version", "")),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from controlkit.benchmarks import SUITES, get_suite, industrial, neorl, neorl2
-from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks, score_of
+from controlkit.benchmarks.policy_jobs import Job, run_job, run_jobs, score_of, waves
+from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks
 from controlkit.benchmarks.suite_data import Source
 from controlkit.config import RunConfig
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
+from controlkit.files import write_json
+from controlkit.ingest import ingest
 from controlkit.progress import Silent
 from envs.collect import collect
-from envs.tasks import TASKS
+from envs.tasks import TASKS, get_task
 from tests.benchmarks.test_neorl2 import TINY
 
 ALL = (neorl.SUITE, neorl2.SUITE, industrial.SUITE)
@@ -106,3 +110,48 @@ def test_the_published_table_is_read_row_by_row() -> None:
 def test_a_score_without_a_published_scale_is_the_return() -> None:
     assert score_of("industrial", -123.0) == -123.0
     assert score_of("halfcheetah", 12284.0) == pytest.approx(100.0)
+
+
+def job(tmp_path: Path, method: str, seed: int = 0, settings: tuple[str, ...] = ()) -> Job:
+    part = tmp_path / f"{method}-{seed}.json"
+    worlds, data = tmp_path / "worlds", tmp_path / "ingested"
+    return Job("Two masses", "dmsd", "dmsd", method, method, "formula", seed, data, part, worlds, 4, (*TINY, *settings))
+
+
+@pytest.fixture
+def ingested(tmp_path: Path) -> Path:
+    log = collect("dmsd", tmp_path / "log.npz", episodes=6, seed=0)
+    ingest(get_task("dmsd").spec(), [log.path], tmp_path / "ingested")
+    return tmp_path
+
+
+def test_methods_that_differ_in_the_policy_share_a_world_and_lose_nothing(ingested: Path) -> None:
+    jobs = [job(ingested, "bc"), job(ingested, "mobile"), job(ingested, "bc", seed=1), job(ingested, "irl")]
+    first, others = waves(jobs)
+    assert [(j.method, j.seed) for j in first] == [("bc", 0), ("bc", 1), ("irl", 0)]
+    assert [(j.method, j.seed) for j in others] == [("mobile", 0)]
+    found = {j.method: part for j, part in run_jobs(jobs[:2], workers=1)}
+    assert len(list((ingested / "worlds").iterdir())) == 1
+    alone = job(ingested / "alone", "mobile")
+    alone = replace(alone, data=jobs[1].data)
+    (ingested / "alone").mkdir()
+    assert run_job(alone)["return"] == found["mobile"]["return"]
+    assert found["mobile"]["train_seconds"] > found["mobile"]["policy_seconds"] > 0
+    assert waves(jobs[1:2]) == ([], jobs[1:2])  # the world is kept for later runs
+
+
+def test_a_kept_part_counts_if_settings_and_data_are_the_same_whatever_the_commit(ingested: Path) -> None:
+    mine = job(ingested, "bc")
+    assert mine.kept_part() is None
+    part = run_job(mine)
+    write_json(mine.part, part | {"commit": "another"})
+    kept = mine.kept_part()
+    assert kept is not None
+    assert kept["commit"] == "another"
+    del part["config"]["filter"]["survival"]  # a field that an older version did not have
+    write_json(mine.part, part)
+    assert mine.kept_part() is not None
+    assert replace(mine, episodes=5).kept_part() is None
+    assert replace(mine, settings=(*TINY, "policy.gamma=0.5")).kept_part() is None
+    write_json(mine.part, part | {"data_sha256": "other"})
+    assert mine.kept_part() is None

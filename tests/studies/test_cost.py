@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from controlkit.benchmarks.neorl2 import EPISODES
-from controlkit.benchmarks.policy_suite import SCORE_SEED
+from controlkit.benchmarks.policy_jobs import SCORE_SEED
 from controlkit.errors import ControlkitError
 from controlkit.progress import Silent
 from controlkit.studies.cost import Effort, affordable, run_study
