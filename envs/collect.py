@@ -119,7 +119,7 @@ def collect(
     logged = simulate_log(task, episodes, seed, steps, controller, **options)
     progress.start(f"collect {task.name}", episodes)
     with written_aside(out) as aside:
-        with open_log(aside, out.suffix) as log:
+        with open_log(aside, out.suffix, task.spec() if task.published_windows else None) as log:
             for episode in logged:
                 log.write(episode)
                 progress.advance()

@@ -6,7 +6,10 @@ the plant file gives their columns in the log.
 
 The npz has one row per step: `timestamp` (N,) ISO 8601 text of the step's beginning, `obs` (N, n), `action` (N, m),
 `next_obs` (N, n), `episode` (N,) counted from 0, `terminated` and `truncated` (N,), and the names `frame_tags` (n,) and
-`action_tags` (m,).
+`action_tags` (m,). Of a task whose published files hold whole windows of the plant file's observation, `obs` and
+`next_obs` are those (N, O), in single precision, and nothing is named: the columns are the layout's. Until an episode
+is as old as the window, its first frame and the actions' safe values stand for what was before it, so that a policy can
+learn from an episode's first steps, too.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from controlkit.errors import ControlkitError
+from controlkit.layout import Layout
+from controlkit.spec import PlantSpec
 
 if TYPE_CHECKING:
     from envs.collect import LoggedEpisode
@@ -44,12 +49,19 @@ class LogFile(Protocol):
     def write(self, episode: LoggedEpisode) -> None: ...
 
 
-def open_log(path: Path, suffix: str) -> LogFile:
+def open_log(path: Path, suffix: str, windows_of: PlantSpec | None = None) -> LogFile:
     """A log of the kind that the suffix names, one of `SUFFIXES`, at a path of any name.
+
+    Args:
+        path: of the file.
+        suffix: its kind.
+        windows_of: the plant whose whole windows an npz is to hold; single frames where it is `None`.
 
     Raises:
         ControlkitError: Parquet is asked for and pyarrow is not installed.
     """
+    if suffix == ".npz" and windows_of is not None:
+        return _WindowNpzLog(path, windows_of)
     kinds: dict[str, type[_CsvLog] | type[_ParquetLog] | type[_NpzLog]] = {
         ".csv": _CsvLog,
         ".parquet": _ParquetLog,
@@ -148,25 +160,56 @@ class _NpzLog(_Closing):
     def _close(self, complete: bool) -> None:
         if not complete:
             return
-        episodes = self._episodes
+        with self._path.open("wb") as file:  # given a path, numpy would append a suffix
+            np.savez_compressed(file, allow_pickle=False, **self._arrays(self._episodes))
+
+    def _arrays(self, episodes: list[LoggedEpisode]) -> dict[str, npt.NDArray[Any]]:
+        observations = [self._observations(e) for e in episodes]
         lengths = [len(e.commands) for e in episodes]
         last = np.zeros(sum(lengths), dtype=np.bool_)  # (N,)
         last[np.cumsum(lengths) - 1] = True
         terminated = np.zeros_like(last)
         terminated[last] = [e.terminated for e in episodes]
-        with self._path.open("wb") as file:  # given a path, numpy would append a suffix
-            np.savez_compressed(
-                file,
-                timestamp=np.concatenate([_iso(e.times[:-1]) for e in episodes]),
-                obs=np.concatenate([e.frames[:-1] for e in episodes]),
-                action=np.concatenate([e.commands for e in episodes]),
-                next_obs=np.concatenate([e.frames[1:] for e in episodes]),
-                episode=np.repeat(np.arange(len(episodes)), lengths),
-                terminated=terminated,
-                truncated=last & ~terminated,
-                frame_tags=np.array(episodes[0].frame_tags),
-                action_tags=np.array(episodes[0].action_tags),
-            )
+        return {
+            "obs": np.concatenate([o[:-1] for o in observations]),
+            "action": np.concatenate([e.commands for e in episodes]),
+            "next_obs": np.concatenate([o[1:] for o in observations]),
+            "episode": np.repeat(np.arange(len(episodes)), lengths),
+            "terminated": terminated,
+            "truncated": last & ~terminated,
+        } | self._names(episodes)
+
+    def _observations(self, episode: LoggedEpisode) -> npt.NDArray[Any]:
+        """What the K + 1 samples of an episode show: (K + 1, O)."""
+        return episode.frames
+
+    def _names(self, episodes: list[LoggedEpisode]) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "timestamp": np.concatenate([_iso(e.times[:-1]) for e in episodes]),
+            "frame_tags": np.array(episodes[0].frame_tags),
+            "action_tags": np.array(episodes[0].action_tags),
+        }
+
+
+class _WindowNpzLog(_NpzLog):
+    def __init__(self, path: Path, spec: PlantSpec) -> None:
+        super().__init__(path)
+        self._layout = Layout.from_spec(spec)
+        self._safe = np.array([spec.tags[tag].safe for tag in spec.action_tags], dtype=np.float64)  # (m,)
+        if any(spec.limits(tag) != (-1.0, 1.0) for tag in spec.action_tags):
+            raise ValueError(f"{spec.name}: published windows hold commands in [-1, 1]")
+
+    def _observations(self, episode: LoggedEpisode) -> npt.NDArray[Any]:
+        depth = self._layout.depth
+        frames = np.concatenate([np.repeat(episode.frames[:1], depth, axis=0), episode.frames])
+        # No command leads away from the last sample, and no observation shows the one that would.
+        before, after = np.tile(self._safe, (depth, 1)), self._safe[None]
+        commands = np.concatenate([before, episode.commands, after])
+        at = np.arange(depth, len(frames))
+        return self._layout.observe(frames.astype(np.float32), commands.astype(np.float32), at)
+
+    def _names(self, episodes: list[LoggedEpisode]) -> dict[str, npt.NDArray[Any]]:
+        return {}
 
 
 def _iso(times: npt.NDArray[np.datetime64]) -> npt.NDArray[np.str_]:

@@ -59,6 +59,7 @@ class Task:
         return_bounds: the returns of an episode that score 0 and 100, where the task's benchmark publishes them.
         rules_end_published: whether the benchmark's published evaluation ends an episode where the plant file's rules
             do; where not, it goes on to the horizon.
+        published_windows: whether the benchmark's files hold the plant file's whole observation in every row.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Task:
     references: tuple[str, ...]
     return_bounds: tuple[float, float] | None = None
     rules_end_published: bool = True
+    published_windows: bool = False
 
     def spec(self) -> PlantSpec:
         """The plant's description."""
@@ -206,6 +208,7 @@ PIPELINE = Task(
     test_controllers=("dead_time",),
     references=("dead_time",),
     return_bounds=(-296, 751),
+    published_windows=True,
 )
 
 ROCKET_RECOVERY = Task(
@@ -266,6 +269,7 @@ INDUSTRIAL = Task(
     behaviour="operator",
     test_controllers=("still", "random"),
     references=("static", "swinging"),
+    published_windows=True,
 )
 
 

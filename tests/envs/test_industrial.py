@@ -15,12 +15,14 @@ from controlkit.errors import ControlkitError, DataError
 from controlkit.ingest import ingest
 from controlkit.layout import Layout
 from envs.closed_loop import score
+from envs.collect import collect
 from envs.neorl import industrial_goldstone as goldstone
 from envs.neorl.industrial import DEFAULT_PARAMS, IndustrialParams, VectorIndustrial, effective_shares
 from envs.neorl.industrial_controllers import Steered, Swinging, shift_plan
 from envs.neorl.industrial_draws import GeneratorDraws, ReferenceDraws
 from envs.neorl.industrial_files import convert, main
 from envs.tasks import get_task
+from envs.window import ObservationWindow
 from tests.data_files import data_file
 
 KEY_SEED, KEY_SETPOINTS = 1005, (88.0, 32.0)
@@ -350,3 +352,20 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(ControlkitError, match="no published scale"):
         get_task("industrial").benchmark_score(-2e5)
     assert DEFAULT_PARAMS.setpoint == 70.0
+
+
+def test_a_regenerated_log_holds_neorls_windows_from_the_first_step(tmp_path: Path) -> None:
+    task = get_task("industrial")
+    log = collect(task, tmp_path / "log.npz", episodes=2, seed=3, steps=40, controller="low")
+    with np.load(log.path) as arrays:
+        assert arrays["obs"].shape == (80, 180)
+        first = arrays["obs"][0].reshape(30, 6)
+    assert np.array_equal(first, np.repeat(first[:1], 30, axis=0))
+    data = ingest(task.spec(), [log.path], None).dataset
+    assert len(data.transitions) == 80  # none is lost to a window that is not full
+    # What a policy is shown in closed loop is what it learned from.
+    window, rows = ObservationWindow(task.spec()), data.transitions
+    shown = window.reset(data.observations(rows)[:1, :6])
+    for row in range(40):
+        assert data.observations(rows)[row] == pytest.approx(shown[0], abs=1e-6)
+        shown = window.step(data.actions[rows][row : row + 1], data.next_observations(rows)[row : row + 1, :6])
