@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks
+from controlkit.benchmarks.policy_suite import Suite, SuiteTask, Variant, run_tasks
 from controlkit.benchmarks.suite_data import Source
 
 EPISODES = 100
@@ -37,12 +37,12 @@ SUITE = Suite(
             PUBLISHED["Pipeline"],
             note="Where the file is the earlier cut, whose episodes return -421 on average and not 429, the published "
             "scores are no comparison. The log's commands lie in -0.03 .. 0.02 of a range of -1 .. 1: a policy that "
-            "scores above 90 uses commands far beyond it, right by structure and not provable from this log. `no "
-            "linear members` is MOREC without the part of the ensemble that extrapolates along straight lines, "
-            "`logged commands` is MOREC held within the log's commands.",
+            "scores above 90 uses commands far beyond it, right by structure and not provable from this log. "
+            "`logged commands` is MOREC held within the log's commands; `no structure` is MOREC that takes all 52 "
+            "columns for states, as the published methods do.",
             variants={
-                "no linear members": ("morec", ("dynamics.linear_members=0",)),
-                "logged commands": ("morec", ("policy.commands=logged",)),
+                "logged commands": Variant("morec", ("policy.commands=logged",)),
+                "no structure": Variant("morec", structure=False),
             },
             methods=("morec",),
         ),

@@ -149,7 +149,9 @@ def run_job(job: Job) -> Part:
         state = run.state
         if world is None and not kept.is_dir():
             shutil.move(run.path, kept)
-    returns, lengths = episode_returns(job.task, PolicyController(actor, data.spec), job.episodes)
+    # By the task's own plant: a policy that knows no structure is shown the same columns in the same order.
+    controller = PolicyController(actor, get_task(job.task).spec())
+    returns, lengths = episode_returns(job.task, controller, job.episodes)
     part = {
         "config": config.to_dict(),
         "commit": commit(),

@@ -20,7 +20,7 @@ from controlkit.artifacts import commit
 from controlkit.baselines.settings import as_overrides
 from controlkit.benchmarks.policy_jobs import SCORE_SEED, Job, Part, run_jobs, score_of
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
-from controlkit.benchmarks.suite_data import Source, recorded_reward
+from controlkit.benchmarks.suite_data import Source, recorded_reward, without_structure
 from controlkit.errors import ControlkitError, nearest
 from controlkit.files import write_text
 from controlkit.ingest import ingest
@@ -29,7 +29,23 @@ from envs.closed_loop import ClosedLoop, run_closed_loop
 from envs.simulation import spawned_seeds
 from envs.tasks import Task, get_task
 
+FLAT = "-flat"  # data sets of plants without their structure
 REWARDS = {"formula": "formula", "rewards": "rewards only"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of its own.
+
+    Attributes:
+        method: what it is.
+        settings: what is set differently for it.
+        structure: whether it knows which columns are exogenous and which repeat earlier ones.
+    """
+
+    method: str
+    settings: tuple[str, ...] = ()
+    structure: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class SuiteTask:
         published: scores of others, by name; shown below ours.
         note: what a reader must know to compare.
         rewards: `formula`, `rewards` or both.
-        variants: further rows by name: a method, and what is set differently for it.
+        variants: further rows by name.
         methods: those that are run on this task where none is named; the suite's where empty.
     """
 
@@ -53,7 +69,7 @@ class SuiteTask:
     published: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     rewards: tuple[str, ...] = ("formula", "rewards")
-    variants: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
 
 
@@ -144,8 +160,12 @@ def _ingested(entry: SuiteTask, folder: Path, made: Path) -> tuple[Path, str]:
     are regenerated are kept in `made`."""
     folder.mkdir(parents=True)
     (source, label), spec = entry.source.prepare(entry.task, made), get_task(entry.task).spec()
-    for rewards in entry.rewards:
-        ingest(spec if rewards == "formula" else recorded_reward(spec), [source], folder / rewards)
+    plants = {"": spec}
+    if not all(variant.structure for variant in entry.variants.values()):
+        plants[FLAT] = without_structure(spec)
+    for name, plant in plants.items():
+        for rewards in entry.rewards:
+            ingest(plant if rewards == "formula" else recorded_reward(plant), [source], folder / (rewards + name))
     return folder, label
 
 
@@ -161,7 +181,7 @@ def _rows(suite: Suite, task: str, method: str) -> list[tuple[str, str]]:
     """`mean` is all rows of a method, `mean:rewards` one of them."""
     name, _, rewards = method.partition(":")
     where = f"benchmark {suite.name} --methods"
-    as_overrides(_method(suite, task, name))  # raises where there is no such method
+    as_overrides(suite.tasks[task].variants.get(name, Variant(name)).method)  # raises where there is no such method
     if rewards and rewards not in REWARDS:
         raise ControlkitError(f"unknown '{method}'", where=where, cure=nearest(rewards, REWARDS))
     known = suite.tasks[task].rewards
@@ -175,27 +195,22 @@ def _job(
     suite: Suite, name: str, row: tuple[str, str], seed: int, data: Path, out: Path, settings: Sequence[str]
 ) -> Job:
     (method, rewards), entry = row, suite.tasks[name]
+    variant = entry.variants.get(method, Variant(method))
     part = out / "parts" / f"{name}-{method.replace(' ', '-')}-{rewards}-{seed}.json"
-    changed = (*entry.variants.get(method, ("", ()))[1], *settings)
     return Job(
         name=name,
         task=entry.task,
         run=entry.run,
         row=method,
-        method=_method(suite, name, method),
+        method=variant.method,
         rewards=rewards,
         seed=seed,
-        data=data / rewards,
+        data=data / (rewards if variant.structure else rewards + FLAT),
         part=part,
         worlds=out / "data" / "worlds",
         episodes=suite.episodes,
-        settings=changed,
+        settings=(*variant.settings, *settings),
     )
-
-
-def _method(suite: Suite, task: str, row: str) -> str:
-    """The method of a row: itself, or that of the task's variant."""
-    return suite.tasks[task].variants.get(row, (row, ()))[0]
 
 
 def _records(suite: Suite, task: str, method: str, parts: Sequence[Part]) -> list[Record]:

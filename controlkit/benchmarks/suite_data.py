@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from controlkit.errors import ControlkitError
 from controlkit.files import sha256_of
+from controlkit.layout import Layout
 from controlkit.spec import PlantSpec
 from envs.collect import collect
 from envs.neorl.behaviour.policy import policy_file
@@ -55,6 +56,19 @@ class Source(NamedTuple):
 def recorded_reward(spec: PlantSpec) -> PlantSpec:
     """The same plant without the formula of its reward."""
     return PlantSpec.from_dict(spec.to_dict() | {"objective": [{"kind": "recorded"}]})
+
+
+def without_structure(spec: PlantSpec) -> PlantSpec:
+    """The same plant as a benchmark's file shows it to one who knows nothing: every column of an observation is a state
+    of its own, past samples and past commands too, and no tag is known to be exogenous or to have a history."""
+    content = spec.to_dict()
+    tags = {}
+    for slot in Layout.from_spec(spec).slots:
+        name = slot.tag if slot.lag == 0 else f"{slot.tag}_{slot.lag}"
+        tags[name] = {"role": "state", "unit": slot.unit, "range": [slot.low, slot.high]}
+    for tag in spec.action_tags:
+        tags[tag] = content["tags"][tag] | {"history": 0}
+    return PlantSpec.from_dict(content | {"tags": tags})
 
 
 def data_file(name: str) -> Path:

@@ -10,13 +10,14 @@ import pytest
 
 from controlkit.benchmarks import SUITES, get_suite, industrial, neorl, neorl2
 from controlkit.benchmarks.policy_jobs import Job, run_job, run_jobs, score_of, waves
-from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks
-from controlkit.benchmarks.suite_data import Source
+from controlkit.benchmarks.policy_suite import Suite, SuiteTask, Variant, run_tasks
+from controlkit.benchmarks.suite_data import Source, without_structure
 from controlkit.config import RunConfig
 from controlkit.configs import config_path
 from controlkit.errors import ControlkitError
-from controlkit.files import write_json
+from controlkit.files import read_json, write_json
 from controlkit.ingest import ingest
+from controlkit.layout import Layout
 from controlkit.progress import Silent
 from envs.collect import collect
 from envs.tasks import TASKS, get_task
@@ -155,3 +156,32 @@ def test_a_kept_part_counts_if_settings_and_data_are_the_same_whatever_the_commi
     assert replace(mine, settings=(*TINY, "policy.gamma=0.5")).kept_part() is None
     write_json(mine.part, part | {"data_sha256": "other"})
     assert mine.kept_part() is None
+
+
+def test_a_plant_without_structure_shows_the_same_columns(tmp_path: Path) -> None:
+    spec = get_task("pipeline").spec()
+    flat = without_structure(spec)
+    assert len(flat.state_tags) == 52
+    assert Layout.from_spec(flat).size == Layout.from_spec(spec).size
+    log = collect("pipeline", tmp_path / "log.npz", episodes=2, seed=0, steps=40)
+    known, unknown = (ingest(plant, [log.path], None).dataset for plant in (spec, flat))
+    assert np.array_equal(known.observations(known.transitions), unknown.observations(unknown.transitions))
+    assert np.array_equal(known.rewards[known.transitions], unknown.rewards[unknown.transitions])
+
+
+def test_a_variant_is_a_row_of_its_own(tmp_path: Path) -> None:
+    entry = SuiteTask(
+        "pipeline",
+        "dmsd",
+        Source("none.npz", behaviour="operator", episodes=6),
+        variants={"blind": Variant("mean", structure=False), "near": Variant("mean", ("policy.commands=logged",))},
+        rewards=("formula",),
+        methods=("bc",),
+    )
+    suite = Suite("small", {"Pipe": entry}, ("mean",), episodes=2, note="")
+    table = run_tasks(suite, tmp_path / "out", 1, Silent(), workers=1, settings=(*TINY, "rollout.length=2"))
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if ", formula" in line]
+    assert rows == ["bc, formula", "blind, formula", "near, formula"]
+    parts = {path.stem: read_json(path) for path in (tmp_path / "out" / "parts").iterdir()}
+    assert parts["Pipe-near-formula-0"]["config"]["policy"]["commands"] == "logged"
+    assert len({part["data_sha256"] for part in parts.values()}) == 2
