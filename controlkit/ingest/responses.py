@@ -237,7 +237,9 @@ def _measured_past(
         square = weights[block] ** 2 / np.diag(inverse)[block, None]  # by how much the residuals grow without it
         error = _error(np.diag(inverse)[block], left, normal, [s[block] for s in spread])
         bound = t_quantile(1 - LEVEL / 2 / max(1, len(block)), len(spread) - 1)
-        needed = (square / (left + square) > _least_share(1, normal)) & (np.abs(weights[block]) > bound * error)
+        # Not as a share: a state that follows exactly leaves nothing to divide by.
+        grown = square > _least_share(1, normal) * (left + square)
+        needed = grown & (np.abs(weights[block]) > bound * error)
         found.append(int(np.flatnonzero(needed.any(axis=1)).max(initial=-1)) + 1)
     return found
 
