@@ -264,6 +264,10 @@ class RolloutConfig(Strict):
             of the log's typical change, taken from the reward; `mobile` (MOBILE: the standard deviation over the elites
             of the next state's value), taken from the target of model transitions; or `none`.
         penalty_coefficient: what one unit of it costs, in units of the log's reward spread (`mobile`: a plain factor).
+        rejected: what follows where the threshold ends a rollout. `bootstrap`: the rejected transition is discarded,
+            and the row before it bootstraps as usual. A number: it leads to an end that earns the log's mean reward,
+            less so many of its spreads, for ever (the absorbing state of MOReL, arXiv 2005.05951); 0 says that beyond
+            the data nothing is better than the operator.
         constraints: `penalty` charges every violation at a fixed price; `lagrangian` gives each constraint of the plant
             a multiplier that rises while more of the rollouts' samples violate it than its tolerated share, and falls
             while fewer do.
@@ -284,6 +288,7 @@ class RolloutConfig(Strict):
     event_starts: Share = 0.0
     penalty: Literal["disagreement", "max_std", "mobile", "none"] = "disagreement"
     penalty_coefficient: NotNegative = 0.5
+    rejected: float | Literal["bootstrap"] = "bootstrap"
     constraints: Literal["penalty", "lagrangian"] = "penalty"
     constraint_coefficient: NotNegative = 10.0
     multiplier_rate: Positive = 1.0

@@ -108,6 +108,7 @@ class Workload:
             generator,
             None,
             Record(self.log),
+            None,
             graphs=self.config.cuda_graphs,
         )
 

@@ -33,6 +33,7 @@ def make_roller(
     generator: torch.Generator,
     residuals: Tensor | None,
     exogenous: Record,
+    ruin: float | None,
     *,
     graphs: bool,
 ) -> Roller:
@@ -40,9 +41,8 @@ def make_roller(
 
     For the arguments see `roll_out`; `graphs` turns CUDA graphs on where there is a CUDA device.
     """
-    if not log.rows.is_cuda:
-        return partial(_on_processor, world, transition_filter, policy, log, config, generator, residuals, exogenous)
-    return FixedRollout(world, transition_filter, policy, log, config, generator, residuals, exogenous, graphs=graphs)
+    shared = (world, transition_filter, policy, log, config, generator, residuals, exogenous, ruin)
+    return FixedRollout(*shared, graphs=graphs) if log.rows.is_cuda else partial(_on_processor, *shared)
 
 
 def _on_processor(
@@ -54,6 +54,7 @@ def _on_processor(
     generator: torch.Generator,
     residuals: Tensor | None,
     exogenous: Record,
+    ruin: float | None,
     rows: Tensor,
 ) -> Rollouts:
     return roll_out(
@@ -67,6 +68,7 @@ def _on_processor(
         residuals,
         config.member_per_rollout,
         exogenous,
+        ruin,
     )
 
 
@@ -86,11 +88,13 @@ class FixedRollout:
         generator: torch.Generator,
         residuals: Tensor | None = None,
         exogenous: Record | None = None,
+        ruin: float | None = None,
         *,
         graphs: bool = False,
     ) -> None:
         self.world, self.filter, self.policy, self.log, self.config = world, transition_filter, policy, log, config
         self.generator, self.residuals, self.exogenous = generator, residuals, exogenous or Record(log)
+        self.ruin = ruin
         layout, device, size = log.layout, log.rows.device, config.starts
         self.rows = torch.zeros(size, dtype=torch.int64, device=device)
         self.observation = torch.zeros(size, layout.size, device=device)
@@ -131,9 +135,10 @@ class FixedRollout:
             self.generator,
             residuals=self.residuals,
             member=self.member,
+            ruin=self.ruin,
         )
-        kept = self.alive & step.accepted
-        going = kept & ~step.terminated
+        kept = self.alive & step.kept
+        going = self.alive & step.accepted & ~step.terminated
         self._record(self.observation, kept, step)
         ended = torch.stack([self.alive & ~step.accepted, going & ~step.lasting])
         self.counts += ended.sum(dim=1)

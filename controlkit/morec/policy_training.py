@@ -80,6 +80,7 @@ class PolicyTraining:
             generator,
             models.residuals if rollout.residual_noise else None,
             exogenous,
+            self.ruin(),
             graphs=config.cuda_graphs,
         )
         self._blocks = UpdateBlocks(
@@ -126,6 +127,16 @@ class PolicyTraining:
         losses = self._blocks.run(min(self._rollout.every, self._policy.updates - self.updates))
         self._learner.require_finite(losses)
         return Epoch(losses, rolled)
+
+    def ruin(self) -> float | None:
+        """The reward of a rejected transition, an end: what the plant would lack for ever; `None` where those are
+        discarded."""
+        worth, rewards = self._rollout.rejected, self._log.rewards[self._log.rows]
+        if worth == "bootstrap":
+            return None
+        centre = self._learner.reward_centre if isinstance(self._learner, PolicyLearner) else 0.0
+        per_step = float(rewards.mean()) - worth * self._spread - centre
+        return centre + per_step / (1.0 - self._policy.gamma)
 
     def final_actor(self) -> Actor:
         """The actor to keep."""

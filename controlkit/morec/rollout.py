@@ -19,13 +19,14 @@ Policy = Callable[[Tensor], Tensor]
 
 
 class Rollouts(NamedTuple):
-    """T accepted steps of many rollouts, in order of step.
+    """T steps of many rollouts, in order of step.
 
     Attributes:
         start: (T,) which rollout; step: (T,) number of the step in it.
         observation (T, O), action (T, m), next_frame (T, n), reward (T,), terminated (T,).
         score: (T,) dynamics reward of the chosen transition (NaN where the filter is off).
         disagreement, max_std: (T,) in units of the log's typical change.
+        accepted: (T,) false where a rejected transition was kept as the end of its rollout.
         rejected: how many rollouts the threshold ended; `ran_out`: how many the record ended.
     """
 
@@ -39,6 +40,7 @@ class Rollouts(NamedTuple):
     score: Tensor
     disagreement: Tensor
     max_std: Tensor
+    accepted: Tensor
     rejected: int
     ran_out: int
 
@@ -55,12 +57,13 @@ def roll_out(
     residuals: Tensor | None = None,
     member_per_rollout: bool = False,
     exogenous: Record | None = None,
+    ruin: float | None = None,
 ) -> Rollouts:
     """Rolls `policy` out from recorded observations.
 
     A rollout ends after `length` steps, where the plant trips (`terminated`), where no candidate is accepted (the
-    rejected transition is discarded; the row before it bootstraps as usual), or where the record of the exogenous tags
-    ends and nothing continues it.
+    rejected transition is discarded, and the row before it bootstraps as usual; or, with a `ruin`, it is kept as an end
+    that earns so much), or where the record of the exogenous tags ends and nothing continues it.
 
     Args:
         world: structure, reward and limits of the plant.
@@ -74,6 +77,7 @@ def roll_out(
             policy sees of each chosen transition; `None` for none.
         member_per_rollout: every rollout lives in the world of one elite, drawn at its start.
         exogenous: what the exogenous and static tags follow; the record where it is `None`.
+        ruin: reward of a rejected transition, which is then an end; such transitions are discarded where it is `None`.
     """
     exogenous = exogenous or Record(log)
     observation, rollout = log.observe(rows), torch.arange(len(rows), device=rows.device)
@@ -91,8 +95,9 @@ def roll_out(
             generator,
             residuals=residuals,
             member=member,
+            ruin=ruin,
         )
-        kept, alive = step.accepted, step.accepted & ~step.terminated & step.lasting
+        kept, alive = step.kept, step.accepted & ~step.terminated & step.lasting
         record = (rollout, torch.full_like(rollout, number), observation, *step.recorded())
         observation, rows = step.following, step.onward
         # Ends are rare: most steps need no selection at all.
@@ -100,7 +105,7 @@ def roll_out(
             steps.append(record)
             continue
         steps.append(tuple(part[kept] for part in record))
-        rejected += int((~kept).sum())
+        rejected += int((~step.accepted).sum())
         ran_out += int((kept & ~step.terminated & ~step.lasting).sum())
         observation, rollout, rows = observation[alive], rollout[alive], rows[alive]
         member = None if member is None else member[alive]
@@ -111,8 +116,8 @@ def roll_out(
 
 
 class Step(NamedTuple):
-    """One step of B rollouts: what a `Rollouts` records of it, then whether it was accepted (B,), the observation
-    (B, O) and row of the log (B,) that follow, and whether the record goes on there (B,)."""
+    """One step of B rollouts: what a `Rollouts` records of it, then whether it is kept (B,), the observation (B, O) and
+    row of the log (B,) that follow, and whether the record goes on there (B,)."""
 
     action: Tensor
     next_frame: Tensor
@@ -122,13 +127,14 @@ class Step(NamedTuple):
     disagreement: Tensor
     max_std: Tensor
     accepted: Tensor
+    kept: Tensor
     following: Tensor
     onward: Tensor
     lasting: Tensor
 
     def recorded(self) -> tuple[Tensor, ...]:
-        """From the action to the largest spread, in the order of `Rollouts`."""
-        return tuple(self[: Step._fields.index("accepted")])
+        """From the action to whether it was accepted, in the order of `Rollouts`."""
+        return tuple(self[: Step._fields.index("kept")])
 
 
 def take_step(
@@ -142,6 +148,7 @@ def take_step(
     *,
     residuals: Tensor | None,
     member: Tensor | None,
+    ruin: float | None = None,
 ) -> Step:
     """One step of all rollouts (see `roll_out`), from observations (B, O) and rows (B,) of the log.
 
@@ -153,6 +160,10 @@ def take_step(
     # Judged before noise is added: what counts is what the plant does, not what its sensors make of it.
     reward = world.objective.reward(observation, action, next_frame)
     terminated = world.objective.terminated(observation, action, next_frame)
+    kept = chosen.accepted
+    if ruin is not None:
+        reward = torch.where(chosen.accepted, reward, ruin)
+        terminated, kept = terminated | ~chosen.accepted, torch.ones_like(kept)
     if residuals is not None:
         draw = torch.randint(len(residuals), (len(rows),), generator=generator, device=rows.device)
         next_frame = world.next_frame(chosen.state + residuals[draw], next_frame)
@@ -167,6 +178,7 @@ def take_step(
         chosen.disagreement,
         chosen.max_std,
         chosen.accepted,
+        kept,
         following,
         onward,
         lasting,
@@ -232,7 +244,8 @@ def training_reward(rollouts: Rollouts, world: WorldModel, config: RolloutConfig
     reward = rollouts.reward
     if config.penalty in ("disagreement", "max_std"):  # MOBILE's penalty is on the targets: see `bellman_doubt.py`
         doubt = rollouts.disagreement if config.penalty == "disagreement" else rollouts.max_std
-        reward = reward - config.penalty_coefficient * reward_spread * doubt
+        # What a ruin earns is all that is held against it.
+        reward = reward - config.penalty_coefficient * reward_spread * doubt * rollouts.accepted
     if config.constraints == "penalty":
         reward = reward - reward_spread * fixed_price(world.objective, rollouts.next_frame, config)
     return reward

@@ -113,8 +113,9 @@ def _policy_row(updates: int, losses: Any, rolled: Rollouts | None, starts: int)
     if rolled is None:
         return row
     return row | {
-        "model_reward": float(rolled.reward.mean()),  # NaN where the threshold ended every rollout at once
-        "model_steps": float(len(rolled.reward)),
+        # NaN where the threshold ended every rollout at once
+        "model_reward": float(rolled.reward[rolled.accepted].mean()),
+        "model_steps": float(rolled.accepted.sum()),
         "rejected_share": rolled.rejected / starts,
         "disagreement": float(rolled.disagreement.mean()),
     }
@@ -127,7 +128,7 @@ def _note(row: dict[str, float]) -> str:
 
 def _warn_if_all_rejected(rolled: Rollouts | None, chooser: TransitionFilter, progress: Progress) -> bool:
     """Warns where no transition was accepted, and says whether it did."""
-    if rolled is None or len(rolled.reward):
+    if rolled is None or bool(rolled.accepted.any()):
         return False
     progress.message(
         f"Warning: the threshold {chooser.threshold:.3g} ended every rollout at its first step, so the policy "

@@ -142,9 +142,10 @@ class Level(torch.nn.Module):
         return state[..., 0]
 
 
+@pytest.mark.parametrize("ruin", [None, -7.0])
 @pytest.mark.parametrize("member_per_rollout", [False, True])
 def test_a_fixed_rollout_gives_the_transitions_of_a_shrinking_one(
-    log: LoggedTransitions, models: Models, member_per_rollout: bool
+    log: LoggedTransitions, models: Models, member_per_rollout: bool, ruin: float | None
 ) -> None:
     plant = small_plant.spec(episodes={"terminated": [{"tag": "level", "above": 1.2}]})
     world = WorldModel(models.dynamics, plant)
@@ -156,8 +157,10 @@ def test_a_fixed_rollout_gives_the_transitions_of_a_shrinking_one(
     def policy(observation: torch.Tensor) -> torch.Tensor:
         return 0.8 * torch.sin(7.0 * observation[:, :1]) - 0.2
 
-    fixed = FixedRollout(world, chooser, policy, log, rollout, generator(3))
-    shrinking = roll_out(world, chooser, policy, log, rows, 40, generator(3), member_per_rollout=member_per_rollout)
+    fixed = FixedRollout(world, chooser, policy, log, rollout, generator(3), ruin=ruin)
+    shrinking = roll_out(
+        world, chooser, policy, log, rows, 40, generator(3), member_per_rollout=member_per_rollout, ruin=ruin
+    )
     fixed(rows.flip(0))  # what an earlier call left behind must not count
     fixed.generator = fixed.generator.manual_seed(3)
     found = fixed(rows)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from controlkit.artifacts import Models
+from controlkit.artifacts import Models, build_models
 from controlkit.config import FilterConfig, RolloutConfig
 from controlkit.models.discriminator import dynamics_reward
 from controlkit.morec.dynamics import WorldModel
+from controlkit.morec.policy_training import PolicyTraining
 from controlkit.morec.rollout import StartRows, roll_out, training_reward
 from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold
 from controlkit.replay import LoggedTransitions
@@ -125,6 +126,40 @@ def test_a_rejected_transition_is_discarded_and_ends_its_rollout(models: Models,
     assert rolled.rejected == 20
     assert bool((rolled.next_frame[:, 0] >= 0).all())
     assert not bool(rolled.terminated.any())
+
+
+def test_with_a_ruin_a_rejected_transition_is_an_end_that_earns_it(models: Models, log: LoggedTransitions) -> None:
+    world = WorldModel(models.dynamics, small_plant.spec())
+    chooser = make_filter(models, threshold=reward_of(0.0))
+    policy = lambda o: torch.full_like(o[:, :1], -2.0)  # noqa: E731
+    discarded = roll_out(world, chooser, policy, log, log.rows[:20], 30, generator())
+    kept = roll_out(world, chooser, policy, log, log.rows[:20], 30, generator(), ruin=-50.0)
+    assert kept.rejected == discarded.rejected == 20
+    assert len(kept.reward) == len(discarded.reward) + 20
+    ends = ~kept.accepted
+    assert int(ends.sum()) == 20
+    assert bool((kept.reward[ends] == -50.0).all())
+    assert bool((kept.terminated == ends).all())
+    torch.testing.assert_close(kept.reward[kept.accepted], discarded.reward)
+    # A penalty on disagreement comes on top of what is earned, not of what is lost.
+    costly = RolloutConfig(penalty="disagreement", penalty_coefficient=100.0)
+    charged = training_reward(kept._replace(disagreement=torch.ones_like(kept.reward)), world, costly, 1.0)
+    torch.testing.assert_close(charged, kept.reward - 100.0 * kept.accepted)
+
+
+def test_the_ruin_is_what_the_plant_would_earn_for_ever(log: LoggedTransitions) -> None:
+    rewards = log.rewards[log.rows]
+    for centred in (False, True):
+        settings = small_plant.config(policy={"gamma": 0.9, "centre_rewards": centred}, rollout={"rejected": 2.0})
+        models = build_models(settings, small_plant.spec(), generator())
+        chooser = make_filter(models)
+        training = PolicyTraining(models, chooser, small_plant.spec(), log, settings)
+        centre = float(rewards.mean()) if centred else 0.0
+        wanted = float(rewards.mean() - 2.0 * rewards.std()) - centre
+        ruin = training.ruin()
+        assert ruin is not None
+        # As the learner sees it: a reward of that size, and nothing after it.
+        assert (ruin - centre) * (1.0 - 0.9) == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("rule", [{"tag": "level", "below": -1}, {"function": "tank_runs_empty:empty"}])
