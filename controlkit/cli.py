@@ -167,11 +167,24 @@ def train(
     print(f"{out}: trained; next: controlkit evaluate {out} --data {data}")
 
 
-@app.command(epilog="Example: controlkit evaluate run --data data")
+@app.command(epilog="Example: controlkit evaluate run pid.yaml --data data")
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared in one report.")],
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders, ONNX files, PIDs in YAML, Python functions (module:function); one report compares them."
+        ),
+    ],
     data: Data,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rollouts and bootstrap draws.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the report; the first run folder where not given.", show_default=False),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="Discount; the runs' own where not given.", min=0.0, max=0.9999, show_default=False),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Write the offline evaluation report: may this policy go on the plant?
@@ -180,21 +193,31 @@ def evaluate(
     """
     import torch
 
-    from controlkit.artifacts import RunFolder
     from controlkit.evaluation import EXIT_CODES, write_report
-    from controlkit.evaluation import evaluate as evaluate_runs
+    from controlkit.evaluation import evaluate as evaluate_policies
+    from controlkit.evaluation.candidates import find_candidates
     from controlkit.progress import progress_bar
 
     dataset, record = _dataset(data)
-    folders = [RunFolder.open(path) for path in runs]
-    for folder in folders:
-        folder.require_data(record, str(data))
-    torch.set_num_threads(folders[0].config.threads)
+    candidates = find_candidates(policies, dataset.spec)
+    runs = [candidate.run for candidate in candidates if candidate.run is not None]
+    for run in runs:
+        run.require_data(record, str(data))
+    folder = out if out is not None else runs[0].path if runs else None
+    if folder is None:
+        raise ControlkitError(
+            "no run folder is among the policies, so there is no place for the report",
+            where="controlkit evaluate",
+            cure="Say where it goes: --out FOLDER.",
+        )
+    if runs:
+        torch.set_num_threads(runs[0].config.threads)
     with progress_bar() as progress:
-        report = evaluate_runs(folders, dataset, quick=quick, progress=progress, seed=seed)
-    write_report(report, folders[0].path)
+        report = evaluate_policies(candidates, dataset, quick=quick, progress=progress, seed=seed, gamma=gamma)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(report, folder)
     print(f"{report.verdict}\n" + "\n".join(f"  - {reason}" for reason in report.reasons))
-    print(f"Report: {folders[0].path / 'report.html'}")
+    print(f"Report: {folder / 'report.html'}")
     raise typer.Exit(EXIT_CODES[report.verdict])
 
 

@@ -50,6 +50,7 @@ def demo(out: Path, *, quick: bool, seed: int) -> dict[str, Any]:
     from controlkit.configs import config_path
     from controlkit.dataset import RECORD
     from controlkit.evaluation import evaluate, write_report
+    from controlkit.evaluation.candidates import of_run
     from controlkit.files import read_json, write_json
     from controlkit.ingest import ingest
     from controlkit.morec.train import train
@@ -68,7 +69,7 @@ def demo(out: Path, *, quick: bool, seed: int) -> dict[str, Any]:
         record = read_json(out / "data" / RECORD)
         run = RunFolder.create(out / "run", config, ingested.dataset, record, replace=True)
         train(run, ingested.dataset, progress)
-        report = evaluate([run], ingested.dataset, quick=quick, progress=progress, seed=seed)
+        report = evaluate([of_run(run)], ingested.dataset, quick=quick, progress=progress, seed=seed)
         write_report(report, run.path)
         exported = export_bundle(run, out / "bundle", key=None, override=OVERRIDE, progress=progress)
         copies = 2 if quick else 10

@@ -28,6 +28,7 @@ from controlkit.config import RunConfig
 from controlkit.configs import config_path
 from controlkit.dataset import RECORD
 from controlkit.evaluation import evaluate, write_report
+from controlkit.evaluation.candidates import of_run
 from controlkit.files import read_json, write_json, write_text
 from controlkit.ingest import ingest
 from controlkit.morec.train import train
@@ -109,7 +110,7 @@ def _run_one(job: tuple[str, int, Path]) -> tuple[str, int, dict[str, Any]]:
         run = RunFolder.create(path / "run", config, data, read_json(path / "data" / RECORD))
         train(run, data, silent)
         trained = time.monotonic() - began
-        report = evaluate([run], data, quick=True, progress=silent, seed=seed)
+        report = evaluate([of_run(run)], data, quick=True, progress=silent, seed=seed)
         write_report(report, run.path)
         exported = export_bundle(run, path / "bundle", key=None, override="benchmark on a simulator", progress=silent)
         score = score_bundle(path / "bundle", task, SCORE_SEED + 1000 * seed, COPIES, task.steps, silent)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from controlkit.artifacts import RunFolder
-from controlkit.config import ScalingConfig
-from controlkit.dataset import TransitionDataset
+from controlkit.config import ScalingConfig, SplitConfig
+from controlkit.dataset import Split, TransitionDataset
 from controlkit.errors import ControlkitError
 from controlkit.evaluation.back_test import BackTest, back_test
 from controlkit.evaluation.bootstrap import (
@@ -29,14 +28,15 @@ from controlkit.evaluation.bootstrap import (
     union,
 )
 from controlkit.evaluation.borders import require_formula, require_same_plant
+from controlkit.evaluation.candidates import Candidate
 from controlkit.evaluation.content import describe
-from controlkit.evaluation.estimand import Estimand, Starts, choose_estimand, choose_starts
+from controlkit.evaluation.estimand import MAX_GAMMA, Estimand, Starts, choose_estimand, choose_starts
 from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluation_model
 from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.fqe import FittedValues, fit_values
 from controlkit.evaluation.limits import judge_limit, limits_of
 from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
-from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, policy_of, unexplained
+from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, unexplained
 from controlkit.evaluation.recorded_reward import learned_reward
 from controlkit.evaluation.report import Report
 from controlkit.evaluation.support import RecordedSteps, find_support
@@ -77,41 +77,63 @@ QUICK = Effort(
 
 
 def evaluate(
-    runs: Sequence[RunFolder], data: TransitionDataset, *, quick: bool = False, progress: Progress, seed: int = 0
+    candidates: Sequence[Candidate],
+    data: TransitionDataset,
+    *,
+    quick: bool = False,
+    progress: Progress,
+    seed: int = 0,
+    gamma: float | None = None,
 ) -> Report:
-    """Judges the policies of trained runs against the logged operator.
+    """Judges policies against the logged operator.
 
     Args:
-        runs: one or more trained runs, made from `data` with the same split.
+        candidates: one or more; the runs among them were made from `data` with the same split. The first run's dynamics
+            reward also judges the support of policies that bring none.
         data: the whole data set.
         quick: less of everything; intervals are wider.
         progress: stages.
         seed: of everything that is drawn.
+        gamma: discount; the largest of the runs' where it is `None`, 0.99 where there is no run.
 
     Raises:
         ArtifactError: a run belongs to another plant, another data set or another split, or is not trained.
         DataError: rewards that contradict the objective, too little data, or a log shorter than the horizon.
         ControlkitError: a policy whose output is no number.
     """
-    if not runs:
-        raise ControlkitError("there is no run to evaluate", cure="Name one run folder or more.")
-    first = runs[0]
+    if not candidates:
+        raise ControlkitError("there is no policy to evaluate", cure="Name one or more.")
+    runs = [candidate.run for candidate in candidates if candidate.run is not None]
     for run in runs:
-        require_same_plant(run, first, data)
-    first.split.part(data, "evaluation")  # raises where the split belongs to another data set
-    policies = [policy_of(run, name) for run, name in zip(runs, _names(runs), strict=True)]
+        require_same_plant(run, runs[0], data)
+    if runs:
+        split, scaling = runs[0].split, runs[0].config.scaling
+        gamma = max(run.config.policy.gamma for run in runs) if gamma is None else gamma
+    else:  # nobody was trained, so that nothing was seen by anybody
+        share = SplitConfig()
+        split, scaling = Split.by_time(data, (share.training, share.calibration, share.evaluation)), ScalingConfig()
+        gamma = MAX_GAMMA if gamma is None else gamma
+    split.part(data, "evaluation")  # raises where the split belongs to another data set
     effort = QUICK if quick else FULL
     found = assess(
-        policies,
+        _judged([candidate.policy for candidate in candidates]),
         data,
-        evaluation_rows=(first.split.bounds["calibration"][0], first.split.bounds["evaluation"][0]),
-        gamma=max(run.config.policy.gamma for run in runs),
-        scaling=first.config.scaling,
+        evaluation_rows=(split.bounds["calibration"][0], split.bounds["evaluation"][0]),
+        gamma=gamma,
+        scaling=scaling,
         effort=effort,
         progress=progress,
         seed=seed,
     )
-    return describe(replace(found, quick=quick), runs, data)
+    return describe(replace(found, quick=quick), candidates, split, data)
+
+
+def _judged(policies: Sequence[EvaluatedPolicy]) -> list[EvaluatedPolicy]:
+    """The policies, each with a dynamics reward if any of them has one."""
+    judge = next((policy.dynamics_reward for policy in policies if policy.dynamics_reward is not None), None)
+    return [
+        policy if policy.dynamics_reward is not None else replace(policy, dynamics_reward=judge) for policy in policies
+    ]
 
 
 def assess(
@@ -317,9 +339,3 @@ def _by_fqe(found: torch.Tensor, block: int, level: float, rng: np.random.Genera
     """Interval from (M, N) values by member and start: bootstrap refits, and blocks of start states."""
     per_member, per_start = found.mean(dim=1).numpy(), found.mean(dim=0).numpy()
     return t_interval(float(found.mean()), [refits(per_member), moving_block(per_start, block, rng), *more], level)
-
-
-def _names(runs: Sequence[RunFolder]) -> list[str]:
-    """Folder names, made different where two are the same."""
-    names = [run.path.resolve().name for run in runs]
-    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]

@@ -6,16 +6,18 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import controlkit
-from controlkit.artifacts import RunFolder, commit
-from controlkit.dataset import TransitionDataset
+from controlkit.artifacts import commit
+from controlkit.dataset import Split, TransitionDataset
 from controlkit.evaluation.advice import next_steps
 from controlkit.evaluation.bootstrap import Estimate
+from controlkit.evaluation.candidates import Candidate
 from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.limits import actuator_use
 from controlkit.evaluation.report import SCHEMA, Report
@@ -29,7 +31,7 @@ POINTS = 1200
 DIGITS = 6
 
 
-def describe(found: Findings, runs: Sequence[RunFolder], data: TransitionDataset) -> Report:
+def describe(found: Findings, policies: Sequence[Candidate], split: Split, data: TransitionDataset) -> Report:
     """The report of an evaluation; its verdict is that of the best candidate (by verdict, then by gain)."""
     order = list(EXIT_CODES)
     best = min(found.candidates, key=lambda c: (order.index(c.decision.verdict), -c.gain.low))
@@ -66,7 +68,7 @@ def describe(found: Findings, runs: Sequence[RunFolder], data: TransitionDataset
         },
         "back_test": _back_test(found, spec),
         "candidates": [_candidate(candidate, found, data) for candidate in found.candidates],
-        "provenance": _provenance(found, runs, data),
+        "provenance": _provenance(found, policies, split, data),
     }
     plain = _plain(content)
     return Report(best.decision.verdict, best.decision.reasons, plain)
@@ -179,7 +181,9 @@ def _actuators_logged(found: Findings, spec: PlantSpec) -> list[dict[str, Any]]:
     return [asdict(use) for use in actuator_use(spec, CommandLimits(spec), actions, alive)]
 
 
-def _provenance(found: Findings, runs: Sequence[RunFolder], data: TransitionDataset) -> dict[str, Any]:
+def _provenance(
+    found: Findings, policies: Sequence[Candidate], split: Split, data: TransitionDataset
+) -> dict[str, Any]:
     start, stop = found.first_row, len(data)
     return {
         "version": controlkit.__version__,
@@ -193,6 +197,11 @@ def _provenance(found: Findings, runs: Sequence[RunFolder], data: TransitionData
         "rows": {"data set": len(data), "evaluation log": stop - start, "usable": len(found.log.rows)},
         "evaluation_log": [_stamp(data, start), _stamp(data, stop - 1)],
         "spec_sha256": data.spec.sha256(),
+        "split": split.to_dict(),
+        "policies": [
+            {"name": each.policy.name, "kind": each.kind, "source": Path(each.source).name, "sha256": each.sha256}
+            for each in policies
+        ],
         "runs": [
             {
                 "path": run.path.name,
@@ -200,7 +209,8 @@ def _provenance(found: Findings, runs: Sequence[RunFolder], data: TransitionData
                 "split": run.split.to_dict(),
                 "config": run.config.to_dict(),
             }
-            for run in runs
+            for run in (each.run for each in policies)
+            if run is not None
         ],
         "sources": dict(data.sources),
     }

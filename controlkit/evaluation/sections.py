@@ -277,6 +277,10 @@ def _reproducibility(content: Content) -> list[str]:
         ["seed", text(str(about["seed"])) + (", quick" if about["quick"] else "")],
         ["evaluation log", text(" to ".join(about["evaluation_log"])) + f", {about['rows']['usable']} usable steps"],
         ["plant file (SHA-256)", _hash(about["spec_sha256"])],
+        *[
+            [f"{text(each['name'])}: {text(each['kind'])} {text(each['source'])} (SHA-256)", _hash(each["sha256"])]
+            for each in about["policies"]
+        ],
         *[[f"data of {text(run['path'])} (SHA-256)", _hash(run["data_sha256"])] for run in about["runs"]],
         ["computed in", f"{about['seconds']:.0f} s, torch {text(about['torch'])}, Python {text(about['python'])}"],
     ]

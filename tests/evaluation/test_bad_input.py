@@ -14,6 +14,7 @@ from controlkit.artifacts import RunFolder
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import ArtifactError, ControlkitError, DataError
 from controlkit.evaluation import evaluate
+from controlkit.evaluation.candidates import of_run
 from controlkit.evaluation.policies import EvaluatedPolicy
 from controlkit.progress import Silent
 from tests.evaluation.conftest import TINY, LinearPlant
@@ -23,7 +24,7 @@ RunMaker = Callable[..., RunFolder]
 
 def refused(runs: list[RunFolder], data: TransitionDataset) -> str:
     with pytest.raises(ControlkitError) as caught:
-        evaluate(runs, data, quick=True, progress=Silent())
+        evaluate([of_run(run) for run in runs], data, quick=True, progress=Silent())
     message = str(caught.value)
     assert "\n" not in message
     assert caught.value.cure
@@ -63,11 +64,11 @@ def test_a_run_that_is_not_trained(plant: LinearPlant, make_run: RunMaker, tmp_p
     run = make_run(tmp_path / "run", data)
     run.write_state("training")
     with pytest.raises(ArtifactError, match="not trained"):
-        evaluate([run], data, progress=Silent())
+        evaluate([of_run(run)], data, progress=Silent())
 
 
-def test_no_run_at_all(linear_log: TransitionDataset) -> None:
-    assert "no run" in refused([], linear_log)
+def test_no_policy_at_all(linear_log: TransitionDataset) -> None:
+    assert "no policy" in refused([], linear_log)
 
 
 def test_rewards_that_contradict_the_formula(plant: LinearPlant) -> None:

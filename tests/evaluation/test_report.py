@@ -18,6 +18,7 @@ import pytest
 from controlkit.artifacts import RunFolder
 from controlkit.errors import ControlkitError
 from controlkit.evaluation import EXIT_CODES, Report, evaluate, write_report
+from controlkit.evaluation.candidates import of_run
 from controlkit.progress import Silent
 from tests.evaluation.conftest import LinearPlant
 
@@ -61,7 +62,7 @@ def report(plant: LinearPlant, make_run: Callable[..., RunFolder], tmp_path_fact
     )
     folder = tmp_path_factory.mktemp("runs")
     runs = [make_run(folder / "one", data), make_run(folder / "two", data, seed=3)]
-    return evaluate(runs, data, quick=True, progress=Silent())
+    return evaluate([of_run(run) for run in runs], data, quick=True, progress=Silent())
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from controlkit.config import RewardModelConfig, ScalingConfig
 from controlkit.dataset import RECORD, TransitionDataset
 from controlkit.errors import SpecError
 from controlkit.evaluation import evaluate
+from controlkit.evaluation.candidates import of_run
 from controlkit.files import read_json
 from controlkit.morec.reward_model import RewardFit, fit_reward, split_episodes
 from controlkit.morec.train import train
@@ -161,7 +162,7 @@ def test_training_and_evaluation_use_the_learned_reward(tmp_path: Path) -> None:
     inputs = log.observe(rows), log.actions[rows], log.frames[rows + 1]
     assert torch.equal(loaded.reward_model(*inputs), models.reward_model(*inputs))
     assert float((loaded.reward_model(*inputs) - log.rewards[rows]).abs().mean()) < 0.1
-    report = evaluate([run], data, quick=True, progress=messages, seed=0)
+    report = evaluate([of_run(run)], data, quick=True, progress=messages, seed=0)
     assert any(text.startswith("Evaluation: The learned reward explains") for text in messages.texts)
     assert report.verdict in ("GO TO SHADOW", "INCONCLUSIVE", "NO-GO", "NO VERDICT")
 
