@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from controlkit.benchmarks.policy_suite import Suite, SuiteTask, run_tasks
+from controlkit.benchmarks.policy_suite import Suite, SuiteTask, Variant, run_tasks
 from controlkit.benchmarks.suite_data import Source
 from envs.neorl.data_files import LEVELS, get_released
 
@@ -32,6 +32,12 @@ PUBLISHED = {
     for j, level in enumerate(LEVELS)
 }
 
+# What doubt costs has another unit in each method. Methods that are not named here have the run file's.
+PENALTIES = {
+    "mopo": Variant("mopo", ("rollout.penalty_coefficient=1",)),
+    "mobile": Variant("mobile", ("rollout.penalty_coefficient=1",)),
+}
+
 SUITE = Suite(
     name="neorl",
     tasks={
@@ -45,6 +51,7 @@ SUITE = Suite(
             ),
             PUBLISHED[f"{name}-{level}"],
             rewards=("formula",),
+            variants=PENALTIES,
         )
         for name, task in TASKS.items()
         for level in LEVELS

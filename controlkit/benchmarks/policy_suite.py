@@ -9,7 +9,6 @@ every commit. To measure anew, name another folder.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,9 @@ from controlkit.baselines.settings import as_overrides
 from controlkit.benchmarks.policy_jobs import SCORE_SEED, Job, Part, run_jobs, score_of
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
 from controlkit.benchmarks.suite_data import Source, recorded_reward, without_structure
+from controlkit.dataset import SCHEMA
 from controlkit.errors import ControlkitError, nearest
-from controlkit.files import write_text
+from controlkit.files import sha256_of, write_text
 from controlkit.ingest import ingest
 from controlkit.progress import Progress
 from envs.closed_loop import ClosedLoop, run_closed_loop
@@ -123,26 +123,21 @@ def run_tasks(
     """
     chosen = [_known(name, suite) for name in tasks or suite.tasks]
     rows = {
-        name: [
-            row
-            for method in methods or (*(suite.tasks[name].methods or suite.methods), *suite.tasks[name].variants)
-            for row in _rows(suite, name, method)
-        ]
+        name: [row for method in methods or _default_rows(suite, name) for row in _rows(suite, name, method)]
         for name in chosen
     }
-    with tempfile.TemporaryDirectory() as folder:
-        ingested = {name: _ingested(suite.tasks[name], Path(folder) / name, out / "data") for name in chosen}
-        jobs = [
-            _job(suite, name, row, seed, ingested[name][0], out, settings)
-            for name in chosen
-            for row in rows[name]
-            for seed in range(seeds)
-        ]
-        progress.start("runs", len(jobs))
-        parts: dict[tuple[str, str, str, int], Part] = {}
-        for job, part in run_jobs(jobs, workers):
-            parts[job.name, job.row, job.rewards, job.seed] = part
-            progress.advance(note=f"{job.name} {job.row} {job.rewards} seed {job.seed}: {part['score']:.1f}")
+    ingested = {name: _ingested(suite.tasks[name], out / "data") for name in chosen}
+    jobs = [
+        _job(suite, name, row, seed, ingested[name][0], out, settings)
+        for name in chosen
+        for row in rows[name]
+        for seed in range(seeds)
+    ]
+    progress.start("runs", len(jobs))
+    parts: dict[tuple[str, str, str, int], Part] = {}
+    for job, part in run_jobs(jobs, workers):
+        parts[job.name, job.row, job.rewards, job.seed] = part
+        progress.advance(note=f"{job.name} {job.row} {job.rewards} seed {job.seed}: {part['score']:.1f}")
     records: list[Record] = []
     for name in chosen:
         for method, rewards in rows[name]:
@@ -155,18 +150,22 @@ def run_tasks(
     return table
 
 
-def _ingested(entry: SuiteTask, folder: Path, made: Path) -> tuple[Path, str]:
-    """The folder of a task's data sets, one for each kind of knowledge of the reward, and what the data is; logs that
-    are regenerated are kept in `made`."""
-    folder.mkdir(parents=True)
+def _ingested(entry: SuiteTask, made: Path) -> tuple[dict[str, Path], str]:
+    """The folders of a task's data sets, one for each kind of knowledge, and what the data is. Logs that are
+    regenerated, and what was ingested from a file of the same bytes for the same plant, are kept in `made`."""
     (source, label), spec = entry.source.prepare(entry.task, made), get_task(entry.task).spec()
     plants = {"": spec}
     if not all(variant.structure for variant in entry.variants.values()):
         plants[FLAT] = without_structure(spec)
+    folders, digest = {}, sha256_of(source)
     for name, plant in plants.items():
         for rewards in entry.rewards:
-            ingest(plant if rewards == "formula" else recorded_reward(plant), [source], folder / (rewards + name))
-    return folder, label
+            known = plant if rewards == "formula" else recorded_reward(plant)
+            folder = made / "ingested" / f"{source.stem}-{digest[:12]}-{known.sha256()[:12]}-{SCHEMA}"
+            if not folder.is_dir():
+                ingest(known, [source], folder)
+            folders[rewards + name] = folder
+    return folders, label
 
 
 def _known(name: str, suite: Suite) -> str:
@@ -175,6 +174,12 @@ def _known(name: str, suite: Suite) -> str:
         where = f"benchmark {suite.name} --tasks"
         raise ControlkitError(f"unknown '{name}'", where=where, cure=nearest(name, suite.tasks))
     return found
+
+
+def _default_rows(suite: Suite, task: str) -> list[str]:
+    """A task's methods and variants, each once."""
+    entry = suite.tasks[task]
+    return list(dict.fromkeys((*(entry.methods or suite.methods), *entry.variants)))
 
 
 def _rows(suite: Suite, task: str, method: str) -> list[tuple[str, str]]:
@@ -192,7 +197,13 @@ def _rows(suite: Suite, task: str, method: str) -> list[tuple[str, str]]:
 
 
 def _job(
-    suite: Suite, name: str, row: tuple[str, str], seed: int, data: Path, out: Path, settings: Sequence[str]
+    suite: Suite,
+    name: str,
+    row: tuple[str, str],
+    seed: int,
+    data: Mapping[str, Path],
+    out: Path,
+    settings: Sequence[str],
 ) -> Job:
     (method, rewards), entry = row, suite.tasks[name]
     variant = entry.variants.get(method, Variant(method))
@@ -205,7 +216,7 @@ def _job(
         method=variant.method,
         rewards=rewards,
         seed=seed,
-        data=data / (rewards if variant.structure else rewards + FLAT),
+        data=data[rewards if variant.structure else rewards + FLAT],
         part=part,
         worlds=out / "data" / "worlds",
         episodes=suite.episodes,

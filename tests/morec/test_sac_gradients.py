@@ -97,9 +97,13 @@ class Autograd:
         self._descend(critic_loss, 0)
         wish, density = self.sample(self.actor, batch.observation, noise[0])
         executed = wish + (self.limits.apply(wish, batch.observation) - wish).detach()
-        actor_loss = (alpha * density - self.critics(batch.observation, executed).min(dim=0).values).mean()
+        lowest = self.critics(batch.observation, executed).min(dim=0).values
+        actor_loss = (alpha * density - lowest).mean()
+        anchor = self.config.behaviour_anchor * (
+            lowest.detach().abs().mean() if self.config.anchor_unit == "value" else 1.0
+        )
         away = (self.actor(batch.observation) - self.behaviour(batch.observation).detach()) / self.actor.reach
-        actor_loss = actor_loss + self.config.behaviour_anchor * (away**2).sum(dim=-1).mean()
+        actor_loss = actor_loss + anchor * (away**2).sum(dim=-1).mean()
         self._descend(actor_loss, 1)
         self._descend(-(self.log_alpha * (density.detach() + self.config.target_entropy * wish.shape[1])).mean(), 2)
         with torch.no_grad():
@@ -117,12 +121,12 @@ class Autograd:
 
 
 @pytest.mark.parametrize("act", ["relu", "smooth_leaky"])
-@pytest.mark.parametrize("anchor", [0.0, 0.7])
+@pytest.mark.parametrize(("anchor", "unit"), [(0.0, "reward"), (0.7, "reward"), (0.7, "value")])
 @pytest.mark.parametrize("inputs", ["all", "current", "belief"])
-def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, inputs: str) -> None:
+def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, unit: str, inputs: str) -> None:
     spec = plant()
     rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 1e-2, "behaviour_anchor": anchor}
-    config, models, critics = built(spec, activation=act, inputs=inputs, **rates)
+    config, models, critics = built(spec, activation=act, inputs=inputs, anchor_unit=unit, **rates)
     limits = CommandLimits(spec)
     slow = Autograd(copy.deepcopy(models), copy.deepcopy(critics), limits, config.policy)
     fast = PolicyLearner(models.actor, critics, models.behaviour, limits, config.policy, reward_spread=2.0)
