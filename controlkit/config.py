@@ -225,6 +225,8 @@ class FilterConfig(Strict):
             `regressor` the one nearest to the prediction of a network of another activation.
         threshold: a rollout ends where the chosen reward falls below it; `auto` calibrates it on whole held-out
             trajectories, `survival` of which outlast the rollout length.
+        support: whether a rollout ends, too, where the state and the command lie farther from the log than nearly all
+            held-out steps do. The dynamics reward says little of states that the log never visited.
     """
 
     enabled: bool = True
@@ -235,6 +237,7 @@ class FilterConfig(Strict):
     kappa: Positive = 0.1
     threshold: float | Literal["auto", "off"] = "auto"
     survival: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    support: bool = False
 
     @model_validator(mode="after")
     def _candidates(self) -> FilterConfig:

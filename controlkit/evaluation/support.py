@@ -19,12 +19,10 @@ from controlkit.evaluation.evaluation_model import EvaluationModel
 from controlkit.evaluation.model_rollouts import RolledOut
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.morec.dynamics import action_scaler, observation_scaler
+from controlkit.morec.log_support import PASS, nearest_recorded, thin
 from controlkit.objective import CommandLimits
 from controlkit.replay import LoggedTransitions
 
-# Share of held-out recorded steps that each of the two judges lets pass.
-PASS = 0.995
-NEIGHBOURS = 5
 MAX_REFERENCE, MAX_HELD_OUT, MAX_STEPS = 4096, 4096, 12_000
 # A tag is named where it accounts for at least this share of the steps outside.
 NAMED = 0.02
@@ -98,12 +96,12 @@ class RecordedSteps:
         self.names = (*log.layout.frame_tags, *log.layout.action_tags)
         rows = log.overview
         self.recorded = torch.cat([log.frames[rows], log.actions[rows]], dim=1)  # (T, n + m)
-        self.reference = _thin(self.recorded, MAX_REFERENCE)
+        self.reference = thin(self.recorded, MAX_REFERENCE)
         own = []
         for fold in model.folds:
             inside = (rows >= fold.left_out[0]) & (rows <= fold.left_out[-1])
-            queries = _thin(self.recorded[inside], MAX_HELD_OUT // len(model.folds))
-            own.append(self._distance(queries, _thin(self.recorded[~inside], MAX_REFERENCE))[0])
+            queries = thin(self.recorded[inside], MAX_HELD_OUT // len(model.folds))
+            own.append(self._distance(queries, thin(self.recorded[~inside], MAX_REFERENCE))[0])
         self.own = torch.cat(own)
         self.cut = float(torch.quantile(self.own, PASS))
 
@@ -112,17 +110,12 @@ class RecordedSteps:
         return self._distance(points, self.reference)
 
     def _distance(self, points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        distances, nearest = [], []
-        for part in points.split(1024):
-            every = torch.cdist(part / self.spread, reference / self.spread)  # (q, R)
-            found = every.topk(min(NEIGHBOURS, len(reference)), dim=1, largest=False)
-            distances.append(found.values[:, -1])
-            nearest.append(reference[found.indices[:, 0]])
-        return torch.cat(distances), torch.cat(nearest)
+        distance, nearest = nearest_recorded(points, reference, self.spread)
+        return distance, reference[nearest]
 
     def reward_cut(self, judge: DiscriminatorEnsemble) -> float:
         """The dynamics reward that nearly all recorded steps of the evaluation log exceed."""
-        rows = _thin(self.log.rows, MAX_HELD_OUT)
+        rows = thin(self.log.rows, MAX_HELD_OUT)
         scores = judge(self.log.observe(rows), self.log.actions[rows], self.log.next_state(rows))
         return float(torch.quantile(scores, 1.0 - PASS))
 
@@ -188,12 +181,5 @@ def _named(
 
 
 def _middle(values: Tensor, tail: float) -> tuple[float, float]:
-    ends = torch.quantile(_thin(values, 100_000).double(), torch.tensor([tail, 1.0 - tail], dtype=torch.float64))
+    ends = torch.quantile(thin(values, 100_000).double(), torch.tensor([tail, 1.0 - tail], dtype=torch.float64))
     return float(ends[0]), float(ends[1])
-
-
-def _thin(values: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, evenly."""
-    if len(values) <= most:
-        return values
-    return values[torch.linspace(0, len(values) - 1, most, dtype=torch.float64).round().long()]

@@ -19,11 +19,13 @@ from controlkit.errors import ArtifactError
 from controlkit.morec.checkpoints import save_checkpoint
 from controlkit.morec.constraints import Constraints
 from controlkit.morec.learn_world import learn_world
+from controlkit.morec.log_support import LogSupport
 from controlkit.morec.policy_training import PolicyTraining
 from controlkit.morec.rollout import Rollouts
 from controlkit.morec.shared_world import take_over
 from controlkit.morec.streams import stage_generator
 from controlkit.morec.transition_filter import TransitionFilter
+from controlkit.objective import CommandLimits
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
 
@@ -69,7 +71,8 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress, world:
 
     policy_began = time.monotonic()
     elites = models.dynamics.lean()  # in rollouts nothing is computed in vain
-    chooser = TransitionFilter(elites, models.judge, config.filter, float(models.threshold), models.regressor)
+    support = _support(log, held_out, folder, progress)
+    chooser = TransitionFilter(elites, models.judge, config.filter, float(models.threshold), models.regressor, support)
     policy = PolicyTraining(models, chooser, folder.spec, log, config)
     _say_what_is_off(config, policy.constraints, progress)
     if "learner" in checkpoint:
@@ -96,6 +99,17 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress, world:
     seconds = {"policy_seconds": round(done - policy_began, 1), "seconds": round(done - began, 1)}
     folder.write_state("trained", **{"world_seconds": folder.state.get("world_seconds")} | seconds)
     return models
+
+
+def _support(
+    log: LoggedTransitions, held_out: LoggedTransitions, folder: RunFolder, progress: Progress
+) -> LogSupport | None:
+    config = folder.config
+    if not (config.filter.enabled and config.filter.support):
+        return None
+    found = LogSupport(log, held_out, config.scaling, CommandLimits(folder.spec))
+    progress.message(f"Rollouts end beyond a distance of {found.cut:.3g} spreads from the log (filter.support).")
+    return found
 
 
 def _say_what_is_off(config: RunConfig, constraints: Constraints, progress: Progress) -> None:
@@ -131,8 +145,9 @@ def _warn_if_all_rejected(rolled: Rollouts | None, chooser: TransitionFilter, pr
     if rolled is None or bool(rolled.accepted.any()):
         return False
     progress.message(
-        f"Warning: the threshold {chooser.threshold:.3g} ended every rollout at its first step, so the policy "
-        f"learns from the log alone. Lower filter.threshold or raise filter.survival."
+        f"Warning: the threshold {chooser.threshold:.3g}{'' if chooser.support is None else ' or the support'} ended "
+        f"every rollout at its first step, so the policy learns from the log alone. Lower filter.threshold or raise "
+        f"filter.survival."
     )
     return True
 

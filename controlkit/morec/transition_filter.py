@@ -8,7 +8,7 @@ threshold is calibrated on whole held-out trajectories, since a per-step quantil
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ class Chosen(NamedTuple):
     max_std: Tensor
 
 
+class Support(Protocol):
+    """What knows how far the log reaches; see `log_support.py`."""
+
+    def inside(self, observation: Tensor, action: Tensor) -> Tensor:
+        """(B, O), (B, m) -> (B,) bool."""
+        ...
+
+
 class TransitionFilter:
     """Predicts with an ensemble and keeps, of many candidates, the one that looks most like the plant.
 
@@ -39,6 +47,7 @@ class TransitionFilter:
         config: candidates, choice and threshold.
         threshold: dynamics reward below which nothing is accepted.
         regressor: a network of another activation, where `config.choose` asks for one.
+        support: says which states and commands the log knows; all where it is `None`.
     """
 
     def __init__(
@@ -48,9 +57,10 @@ class TransitionFilter:
         config: FilterConfig,
         threshold: float,
         regressor: GaussianEnsemble | None = None,
+        support: Support | None = None,
     ) -> None:
         self.ensemble, self.reward, self.config, self.threshold = ensemble, reward, config, threshold
-        self.regressor = regressor
+        self.regressor, self.support = regressor, support
 
     @torch.no_grad()
     def __call__(
@@ -84,6 +94,8 @@ class TransitionFilter:
                 choice = (scores / self.config.kappa - noise).argmax(dim=0)
             score = scores[choice, rows]
             accepted = score >= self.threshold
+        if self.support is not None:
+            accepted = accepted & self.support.inside(observation, action)
         scaled_std = stds / self.ensemble.change_scaler.spread
         return Chosen(
             candidates[choice, rows],
