@@ -34,6 +34,7 @@ from controlkit.evaluation.estimand import MAX_GAMMA, Estimand, Starts, choose_e
 from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluation_model
 from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.fqe import FittedValues, fit_values
+from controlkit.evaluation.importance import effective_samples
 from controlkit.evaluation.limits import judge_limit, limits_of
 from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
 from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, unexplained
@@ -41,6 +42,7 @@ from controlkit.evaluation.recorded_reward import learned_reward
 from controlkit.evaluation.report import Report
 from controlkit.evaluation.support import RecordedSteps, find_support
 from controlkit.evaluation.verdict import Evidence, decide
+from controlkit.models.actor import BehaviourClone
 from controlkit.objective import CommandLimits, Objective
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
@@ -213,6 +215,7 @@ def assess(
         estimand,
         objective,
         RecordedSteps(log, model, limits, scaling),
+        clones[0],
         float(rest[rest.abs().argmax()]),
         seed,
     )
@@ -258,6 +261,7 @@ class _Common:
     estimand: Estimand
     objective: Objective
     recorded: RecordedSteps
+    clone: BehaviourClone
     unexplained: float
     seed: int
 
@@ -326,6 +330,9 @@ def _candidate(
         support=support,
         rolled=rolled[number],
         bellman=float(fitted.bellman[number]),
+        effective=effective_samples(
+            policy, common.clone, common.log, starts.rows, estimand.horizon, CommandLimits(objective.spec)
+        ),
     )
 
 

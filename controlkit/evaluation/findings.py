@@ -31,6 +31,7 @@ class CandidateFindings:
         support: where its rollouts leave the log.
         rolled: its rollouts, per fold.
         bellman: what remains of the Bellman error of its Q functions, in spreads of the reward.
+        effective: steps ahead -> effective sample size of trajectory importance sampling.
     """
 
     name: str
@@ -46,6 +47,7 @@ class CandidateFindings:
     support: SupportFound
     rolled: list[RolledOut]
     bellman: float
+    effective: dict[int, float]
 
 
 @dataclass(frozen=True)

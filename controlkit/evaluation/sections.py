@@ -113,6 +113,11 @@ def _estimates(content: Content) -> list[str]:
             f"<h3>Gain by term of the objective{_of(content, candidate)}</h3>",
             table(["term", "#gain (model rollouts)", "#interval"], rows),
         ]
+        ahead = ", ".join(f"{number(each['size'])} after {each['steps']}" for each in candidate["effective_samples"])
+        parts.append(
+            '<p class="note">By importance sampling, without any model, the record speaks of this policy with an '
+            f"effective {ahead} steps ahead, of {estimand['starts']} recorded stretches: a diagnostic, no estimate.</p>"
+        )
     return parts
 
 
@@ -166,7 +171,7 @@ def _support(content: Content) -> list[str]:
             f"<p><strong>{share(support['share'])}</strong> of the policy's own steps are supported by the log (at "
             f"least {support['needed']:.0%} is needed, {support['comfortable']:.0%} is comfortable):{judged} "
             f"{share(support['by_distance'])} lie near recorded steps. Of the log's own withheld steps "
-            f"{share(support['held_out_share'])} do.</p>",
+            f"{share(support['held_out_share'])} do. {_separation(support)}</p>",
             '<div class="pair">',
             plot(f"plot-map-{index}", "Recorded steps and the policy's steps, inside and outside the support"),
             plot(f"plot-support-{index}", "Supported share along a rollout"),
@@ -189,6 +194,18 @@ def _support(content: Content) -> list[str]:
         headings = ["tag", "#share of steps", "#policy there", "#nearest recorded steps", "#log as a whole"]
         parts += ["<h3>Where it extrapolates</h3>", table(headings, rows)]
     return parts
+
+
+def _separation(support: Content) -> str:
+    """How well the judges of support work, in a sentence."""
+    distance, reward = support["auroc"]["distance"], support["auroc"]["dynamics_reward"]
+    also = (
+        "" if reward is None else f", the dynamics reward steps whose outcome was displaced by as much {share(reward)}"
+    )
+    return (
+        "Told apart from recorded steps (50 % is chance, 100 % always): by distance, steps displaced by one spread of "
+        f"every tag {share(distance)}{also}."
+    )
 
 
 def _limits(content: Content) -> list[str]:

@@ -26,6 +26,8 @@ from controlkit.replay import LoggedTransitions
 MAX_REFERENCE, MAX_HELD_OUT, MAX_STEPS = 4096, 4096, 12_000
 # A tag is named where it accounts for at least this share of the steps outside.
 NAMED = 0.02
+# Size of the displacement that the judges are tried on, in spreads of each tag (or of its typical change).
+DISPLACED = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class SupportFound:
         share: weighted share of supported steps; by_distance, by_reward: by each judge alone (the latter NaN where the
             policy brings no dynamics reward).
         held_out: share of held-out recorded steps that count as supported, by distance.
+        auroc_distance, auroc_reward: how well each judge tells held-out recorded steps from perturbed ones (0.5: not at
+            all, 1: always): by distance those with every tag and command displaced by `DISPLACED` of its spread, by the
+            dynamics reward those whose state tags end displaced by as much of their typical change.
         by_step: (H,) share of supported steps at each step of a rollout.
         outside: tags along which it leaves, the largest share first.
         points: (Q, n + m) judged steps: frame and command; supported: (Q,).
@@ -68,6 +73,8 @@ class SupportFound:
     by_distance: float
     by_reward: float
     held_out: float
+    auroc_distance: float
+    auroc_reward: float
     by_step: Tensor
     outside: tuple[OutsideTag, ...]
     points: Tensor
@@ -97,12 +104,17 @@ class RecordedSteps:
         rows = log.overview
         self.recorded = torch.cat([log.frames[rows], log.actions[rows]], dim=1)  # (T, n + m)
         self.reference = thin(self.recorded, MAX_REFERENCE)
-        own = []
+        own, displaced = [], []
+        generator = torch.Generator().manual_seed(0)
         for fold in model.folds:
             inside = (rows >= fold.left_out[0]) & (rows <= fold.left_out[-1])
             queries = thin(self.recorded[inside], MAX_HELD_OUT // len(model.folds))
-            own.append(self._distance(queries, thin(self.recorded[~inside], MAX_REFERENCE))[0])
+            others = thin(self.recorded[~inside], MAX_REFERENCE)
+            own.append(self._distance(queries, others)[0])
+            noise = torch.empty_like(queries).normal_(generator=generator)
+            displaced.append(self._distance(queries + DISPLACED * self.spread * noise, others)[0])
         self.own = torch.cat(own)
+        self.auroc = auroc(-self.own, -torch.cat(displaced))
         self.cut = float(torch.quantile(self.own, PASS))
 
     def distance(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,11 +125,24 @@ class RecordedSteps:
         distance, nearest = nearest_recorded(points, reference, self.spread)
         return distance, reference[nearest]
 
-    def reward_cut(self, judge: DiscriminatorEnsemble) -> float:
-        """The dynamics reward that nearly all recorded steps of the evaluation log exceed."""
+    def judged(self, judge: DiscriminatorEnsemble) -> tuple[float, float]:
+        """The dynamics reward that nearly all recorded steps of the evaluation log exceed, and how well it tells them
+        from steps whose outcome was displaced (an AUROC)."""
         rows = thin(self.log.rows, MAX_HELD_OUT)
-        scores = judge(self.log.observe(rows), self.log.actions[rows], self.log.next_state(rows))
-        return float(torch.quantile(scores, 1.0 - PASS))
+        observation, action, state = self.log.observe(rows), self.log.actions[rows], self.log.next_state(rows)
+        scores = judge(observation, action, state)
+        change = (state - observation[:, torch.from_numpy(self.log.layout.state_columns)]).std(dim=0)
+        noise = torch.empty_like(state).normal_(generator=torch.Generator().manual_seed(0))
+        false = judge(observation, action, state + DISPLACED * change * noise)
+        return float(torch.quantile(scores, 1.0 - PASS)), auroc(scores, false)
+
+
+def auroc(higher: Tensor, lower: Tensor) -> float:
+    """Probability that one of `higher` (N,) exceeds one of `lower` (M,), ties counted half (Mann and Whitney 1947)."""
+    ordered = lower.sort().values
+    below = torch.searchsorted(ordered, higher, right=False)
+    upto = torch.searchsorted(ordered, higher, right=True)
+    return float((below + upto).double().mean() / (2 * len(lower)))
 
 
 @torch.no_grad()
@@ -139,9 +164,9 @@ def find_support(
     flat = points.reshape(-1, width)
     distance, nearest = recorded.distance(flat)
     near = (distance <= recorded.cut).reshape(horizon, -1)
-    likely, reward_cut = torch.ones_like(near), float("nan")
+    likely, reward_cut, auroc_reward = torch.ones_like(near), float("nan"), float("nan")
     if judge is not None:
-        reward_cut = recorded.reward_cut(judge)
+        reward_cut, auroc_reward = recorded.judged(judge)
         likely = torch.cat([r.scores for r in rolled], dim=1).gather(1, columns) >= reward_cut
     supported = near & likely
     living = alive.double().sum(dim=1).clamp(min=1.0)
@@ -150,6 +175,8 @@ def find_support(
         by_distance=float((weight * near).sum()),
         by_reward=float((weight * likely).sum()) if judge is not None else float("nan"),
         held_out=float((recorded.own <= recorded.cut).double().mean()),
+        auroc_distance=recorded.auroc,
+        auroc_reward=auroc_reward,
         by_step=(supported & alive).double().sum(dim=1) / living,
         outside=_named(recorded, flat, nearest, (~near).flatten(), weight.flatten()),
         points=flat,
