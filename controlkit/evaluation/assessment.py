@@ -306,6 +306,7 @@ def _candidate(
         self_check_fqe=float(fitted.values[0].mean()) - logged,
         unexplained=common.unexplained,
         support=support.share,
+        late_support=support.late,
         gain_model=gain_model.value,
         gain_fqe=gain_fqe.value,
         gain_low=gain.low,

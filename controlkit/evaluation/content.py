@@ -130,6 +130,7 @@ def _support(support: SupportFound, found: Findings) -> dict[str, Any]:
     points, inside = support.points[chosen], support.supported[chosen]
     return {
         "share": support.share,
+        "late": support.late,
         "by_distance": support.by_distance,
         "by_dynamics_reward": support.by_reward,
         "held_out_share": support.held_out,

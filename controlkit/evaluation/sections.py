@@ -169,7 +169,8 @@ def _support(content: Content) -> list[str]:
         parts += [
             _heading(content, candidate),
             f"<p><strong>{share(support['share'])}</strong> of the policy's own steps are supported by the log (at "
-            f"least {support['needed']:.0%} is needed, {support['comfortable']:.0%} is comfortable):{judged} "
+            f"least {support['needed']:.0%} is needed, {support['comfortable']:.0%} is comfortable), "
+            f"{share(support['late'])} in the last quarter of the horizon:{judged} "
             f"{share(support['by_distance'])} lie near recorded steps. Of the log's own withheld steps "
             f"{share(support['held_out_share'])} do. {_separation(support)}</p>",
             '<div class="pair">',

@@ -63,7 +63,7 @@ class SupportFound:
         auroc_distance, auroc_reward: how well each judge tells held-out recorded steps from perturbed ones (0.5: not at
             all, 1: always): by distance those with every tag and command displaced by `DISPLACED` of its spread, by the
             dynamics reward those whose state tags end displaced by as much of their typical change.
-        by_step: (H,) share of supported steps at each step of a rollout.
+        by_step: (H,) share of supported steps at each step of a rollout; late: the same over its last quarter.
         outside: tags along which it leaves, the largest share first.
         points: (Q, n + m) judged steps: frame and command; supported: (Q,).
         distance_cut, reward_cut: the two cuts.
@@ -76,6 +76,7 @@ class SupportFound:
     auroc_distance: float
     auroc_reward: float
     by_step: Tensor
+    late: float
     outside: tuple[OutsideTag, ...]
     points: Tensor
     supported: Tensor
@@ -169,7 +170,8 @@ def find_support(
         reward_cut, auroc_reward = recorded.judged(judge)
         likely = torch.cat([r.scores for r in rolled], dim=1).gather(1, columns) >= reward_cut
     supported = near & likely
-    living = alive.double().sum(dim=1).clamp(min=1.0)
+    within, living = (supported & alive).double().sum(dim=1), alive.double().sum(dim=1)  # (H,)
+    last = slice(horizon - -(-horizon // 4), None)
     return SupportFound(
         share=float((weight * supported).sum()),
         by_distance=float((weight * near).sum()),
@@ -177,7 +179,9 @@ def find_support(
         held_out=float((recorded.own <= recorded.cut).double().mean()),
         auroc_distance=recorded.auroc,
         auroc_reward=auroc_reward,
-        by_step=(supported & alive).double().sum(dim=1) / living,
+        by_step=within / living.clamp(min=1.0),
+        # Where every rollout has tripped before, the end of the horizon is no operation that could be unknown.
+        late=float(within[last].sum() / living[last].sum()) if bool(living[last].any()) else 1.0,
         outside=_named(recorded, flat, nearest, (~near).flatten(), weight.flatten()),
         points=flat,
         supported=supported.flatten(),

@@ -73,7 +73,9 @@ class Evidence:
         fan_coverage: share of recorded values inside the 90 % fan.
         self_check_model, self_check_fqe: cloned operator's value by each estimator minus the realised value.
         unexplained: largest autocorrelation of the operator's commands beyond what the observation explains.
-        support: share of the policy's own steps that the log supports, 0 .. 1.
+        support: share of the policy's own steps that the log supports, 0 .. 1, weighted as the value is.
+        late_support: the same over the last quarter of the horizon, every step counted alike: where the plant is when
+            the horizon ends, and goes on from.
         gain_model, gain_fqe: policy minus operator, by each estimator.
         gain_low, gain_high: the interval that holds both estimators' intervals.
         limits: one entry per limit or constraint.
@@ -88,6 +90,7 @@ class Evidence:
     self_check_fqe: float
     unexplained: float
     support: float
+    late_support: float
     gain_model: float
     gain_fqe: float
     gain_low: float
@@ -139,6 +142,11 @@ def decide(evidence: Evidence) -> Decision:
     else:
         verdict, decisive = "GO TO SHADOW", list(checks)
     warnings = []
+    if MIN_SUPPORT <= evidence.late_support < AMBER_SUPPORT <= evidence.support:
+        warnings.append(
+            f"At the end of the horizon the log supports {evidence.late_support:.1%} of the policy's steps, less than "
+            f"the {evidence.support:.1%} of all: it may be on its way out of the log."
+        )
     if MIN_SUPPORT <= evidence.support < AMBER_SUPPORT:
         warnings.append(
             f"The log supports {evidence.support:.1%} of the policy's steps: enough for a verdict, but less than "
@@ -192,6 +200,15 @@ def _trust(e: Evidence) -> tuple[Check, ...]:
             e.support >= MIN_SUPPORT,
             f"The log supports {e.support:.1%} of the steps that the policy takes (at least {MIN_SUPPORT:.0%}).",
             "Recorded operation in the ranges named in the support section, by a step test or a cautious trial.",
+        ),
+        Check(
+            "support to the end",
+            "trust",
+            e.late_support >= MIN_SUPPORT,
+            f"In the last quarter of the horizon the log supports {e.late_support:.1%} of the policy's steps (at least "
+            f"{MIN_SUPPORT:.0%}): from there the plant goes on, beyond what a discounted value sees.",
+            "Recorded operation where the policy takes the plant in the long run, or a policy held nearer to the log "
+            "(filter.support, policy.behaviour_anchor).",
         ),
         Check(
             "agreement",

@@ -59,6 +59,20 @@ def test_a_policy_far_outside_the_log_is_refused_and_the_tag_is_named(found: Fin
     assert {tag.tag for tag in candidate.support.outside} <= {"x", "u"}
 
 
+def test_a_policy_that_leaves_the_log_slowly_is_refused_by_where_it_ends(plant: LinearPlant) -> None:
+    # x' = x + 0.03 + w: it starts where the log is, and walks off.
+    drifting = EvaluatedPolicy("drifting", lambda o, noise: 0.2 * o[:, :1] + 0.06)
+    candidate = plant.assess(plant.log(), drifting, effort=TINY).candidates[0]
+    support = candidate.support
+    assert float(support.by_step[:5].mean()) > 0.95
+    last = support.by_step[-(-len(support.by_step) // 4) * -1 :]
+    assert support.late == pytest.approx(float(last.mean()), abs=1e-6)
+    assert support.late < 0.8 < float(support.by_step[:10].mean())
+    check = next(check for check in candidate.decision.checks if check.name == "support to the end")
+    assert not check.passed
+    assert candidate.decision.verdict == "NO VERDICT"
+
+
 def test_a_policy_inside_the_log_is_supported(found: Findings) -> None:
     support = named(found, "mean operator").support
     assert support.share > 0.95

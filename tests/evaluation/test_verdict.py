@@ -20,6 +20,7 @@ GOOD = Evidence(
     self_check_fqe=-0.03,
     unexplained=0.1,
     support=0.97,
+    late_support=0.96,
     gain_model=0.5,
     gain_fqe=0.45,
     gain_low=0.3,
@@ -27,6 +28,12 @@ GOOD = Evidence(
     limits=(KEPT,),
 )
 NAN = float("nan")
+
+
+def test_a_policy_on_its_way_out_of_the_log_is_warned_about() -> None:
+    decision = decide(replace(GOOD, late_support=0.85))
+    assert decision.verdict == "GO TO SHADOW"
+    assert any("85.0%" in warning and "on its way out" in warning for warning in decision.warnings)
 
 
 def test_everything_in_order_goes_to_shadow() -> None:
@@ -49,6 +56,8 @@ def test_everything_in_order_goes_to_shadow() -> None:
         ({"self_check_model": 0.3}, "NO VERDICT", "self-check"),
         ({"self_check_fqe": -0.3}, "NO VERDICT", "self-check"),
         ({"support": 0.79}, "NO VERDICT", "support"),
+        ({"late_support": 0.79}, "NO VERDICT", "support to the end"),
+        ({"late_support": NAN}, "NO VERDICT", "support to the end"),
         ({"gain_fqe": 0.2}, "NO VERDICT", "agreement"),
         ({"gain_low": -0.01}, "INCONCLUSIVE", "gain"),
         ({"gain_low": -0.7, "gain_high": -0.1, "gain_model": -0.5, "gain_fqe": -0.4}, "NO-GO", "gain"),
