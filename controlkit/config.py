@@ -323,8 +323,8 @@ class PolicyConfig(Strict):
         centre_rewards: subtracts the log's mean reward, which changes no policy where episodes have no true end, and
             spares the critics the way to a value that all policies share. Off on plants that can trip.
         behaviour_anchor: weight of the squared distance to the cloned operator's command (scaled to [-1, 1]).
-        anchor_unit: of that weight: one spread of the log's rewards, or the mean size of the critics' values (`value`,
-            as in TD3+BC), so that one weight suits plants whose values differ.
+        anchor_unit: of that weight: one spread of the log's rewards, or the discounted sum of rewards of the log's mean
+            size (`value`), so that one weight suits plants and discounts that differ.
         average: share of the last updates whose actors are averaged (weights) into the one that is kept.
         td3_alpha: weight of the value against imitation in TD3+BC; td3_noise, td3_noise_clip: spread and bound of the
             smoothing noise on target commands, scaled to [-1, 1]; td3_delay: critic updates per actor update.

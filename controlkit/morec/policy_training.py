@@ -95,6 +95,11 @@ class PolicyTraining:
         )
 
     @property
+    def learner(self) -> Learner:
+        """What is trained."""
+        return self._learner
+
+    @property
     def updates(self) -> int:
         """Gradient steps so far."""
         return self._learner.updates
@@ -186,5 +191,9 @@ def _learner(
     mobile = config.rollout.penalty == "mobile"
     doubt = BellmanDoubt(world, config.rollout.penalty_coefficient) if mobile else None
     centred = policy.centre_rewards and not world.objective.spec.episodes.terminated
-    centre = float(log.rewards[log.rows].mean()) if centred else 0.0
-    return PolicyLearner(models.actor, critics, models.behaviour, limits, policy, spread, doubt, centre)
+    rewards = log.rewards[log.rows]
+    centre = float(rewards.mean()) if centred else 0.0
+    # What a value is made of rewards of the log's usual size, in scaled rewards.
+    value = float((rewards - centre).abs().mean()) / spread / (1.0 - policy.gamma)
+    unit = value if policy.anchor_unit == "value" else 1.0
+    return PolicyLearner(models.actor, critics, models.behaviour, limits, policy, spread, doubt, centre, unit)

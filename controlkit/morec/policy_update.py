@@ -72,6 +72,7 @@ class PolicyLearner:
         config: settings.
         reward_spread: rewards are divided by it.
         reward_centre: is subtracted from rewards before; see `PolicyConfig.centre_rewards`.
+        anchor_unit: of the behaviour anchor's weight, in scaled rewards; see `PolicyConfig.anchor_unit`.
         doubt: MOBILE's penalty on the targets of model transitions; `None` for none.
     """
 
@@ -85,10 +86,12 @@ class PolicyLearner:
         reward_spread: float,
         doubt: BellmanDoubt | None = None,
         reward_centre: float = 0.0,
+        anchor_unit: float = 1.0,
     ) -> None:
         self.actor, self.critics, self.behaviour = actor, critics, behaviour
         self.limits, self.config, self.doubt = limits, config, doubt
         self.reward_spread, self.reward_centre = reward_spread, reward_centre
+        self.anchor = config.behaviour_anchor * anchor_unit
         self.targets = copy.deepcopy(critics).requires_grad_(False)
         self.averaged = copy.deepcopy(actor).requires_grad_(False)
         self._flat = {
@@ -185,10 +188,7 @@ class PolicyLearner:
         assert pulled is not None
         entropy, mean_q = -now.log_density.mean(), q.mean()
         actor_loss = -alpha * entropy - mean_q
-        anchor: Tensor | float = self.config.behaviour_anchor
-        if anchor and self.config.anchor_unit == "value":
-            anchor = anchor * q.abs().mean()
-        actor_loss += self._descend(now, pulled.sum(dim=0) / spread, alpha / count, batch.observation, anchor)
+        actor_loss += self._descend(now, pulled.sum(dim=0) / spread, alpha / count, batch.observation)
         self.actor_optimiser.step(rates.actor)
 
         torch.sub(entropy, self.target_entropy, out=self._alpha_gradient)
@@ -198,9 +198,7 @@ class PolicyLearner:
             self._flat["averaged"].weights.lerp_(self._flat["actor"].weights, rates.average)
         return PolicyLosses(torch.dot(error.flatten(), error.flatten()) / count, actor_loss, alpha, entropy, mean_q)
 
-    def _descend(
-        self, drawn: Drawn, pulled: Tensor, price: Tensor, observation: Tensor, anchor: Tensor | float
-    ) -> Tensor | float:
+    def _descend(self, drawn: Drawn, pulled: Tensor, price: Tensor, observation: Tensor) -> Tensor | float:
         """Writes the actor's gradient and returns the anchor's part of the loss.
 
         With u = mean + exp(log_std) noise and a = tanh(u): d log density / du = 2 a, d log density / d log_std = -1
@@ -211,17 +209,16 @@ class PolicyLearner:
             pulled: (B, m) gradient of the loss in the executed command, the clamp passed straight through.
             price: alpha / B.
             observation: (B, O).
-            anchor: weight of the squared distance to the cloned operator; the number 0 where there is none.
         """
         in_raw = 2.0 * price * drawn.squashed
         in_raw.addcmul_(pulled * self.actor.reach, 1.0 - drawn.squashed.square())
         in_mean = in_raw
         in_log_std = in_raw * drawn.log_std.exp() * drawn.noise - price
         held: Tensor | float = 0.0
-        if self.config.behaviour_anchor:
+        if self.anchor:
             distance, slope = self._distance(drawn.mean, observation)
-            in_mean = in_mean + anchor * (2.0 / len(distance)) * distance * slope
-            held = anchor * distance.square().sum(dim=-1).mean()
+            in_mean = in_mean + 2.0 * self.anchor / len(distance) * distance * slope
+            held = self.anchor * distance.square().sum(dim=-1).mean()
         in_spread = in_log_std * LOG_STD_REACH * (1.0 - drawn.spread_tanh.square())
         self._actor.backward(torch.cat([in_mean, in_spread], dim=-1).unsqueeze(0))
         return held

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from controlkit.artifacts import Models, RunFolder
+from controlkit.artifacts import Models, RunFolder, build_models
 from controlkit.dataset import RECORD
 from controlkit.files import read_json
+from controlkit.morec.policy_training import PolicyTraining
+from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.train import train
+from controlkit.morec.transition_filter import TransitionFilter
 from controlkit.progress import Silent
 from controlkit.replay import LoggedTransitions
 from tests import small_plant
@@ -36,3 +40,18 @@ def test_a_large_anchor_reproduces_the_clone(tmp_path: Path) -> None:
     # Commands go from -2 to 2, and the operator's own noise on them is 0.4.
     assert distance(anchored) < 0.03
     assert distance(free) > 0.15
+
+
+def test_an_anchor_in_units_of_a_value_grows_with_rewards_and_horizon() -> None:
+    log, spec = LoggedTransitions(small_plant.dataset(noise=0.02)), small_plant.spec()
+    rewards = log.rewards[log.rows]
+    for gamma, centred in ((0.9, False), (0.98, False), (0.98, True)):
+        policy = {"gamma": gamma, "centre_rewards": centred, "behaviour_anchor": 0.5, "anchor_unit": "value"}
+        config = small_plant.config(policy=policy)
+        models = build_models(config, spec, torch.Generator().manual_seed(0))
+        chooser = TransitionFilter(models.dynamics, models.judge, config.filter, float("-inf"))
+        learner = PolicyTraining(models, chooser, spec, log, config).learner
+        assert isinstance(learner, PolicyLearner)
+        centre = rewards.mean() if centred else 0.0
+        value = (rewards - centre).abs().mean() / rewards.std() / (1 - gamma)
+        assert learner.anchor == pytest.approx(0.5 * float(value), rel=1e-4)

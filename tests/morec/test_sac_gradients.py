@@ -63,7 +63,7 @@ class Autograd:
 
     def __init__(self, models: Models, critics: Critics, limits: CommandLimits, config: PolicyConfig) -> None:
         self.actor, self.critics, self.behaviour = models.actor, critics, models.behaviour
-        self.limits, self.config, self.updates = limits, config, 0
+        self.limits, self.config, self.updates, self.anchor_unit = limits, config, 0, 1.0
         self.targets = copy.deepcopy(critics)
         self.seen: list[dict[str, Tensor]] = []
         self.log_alpha = torch.tensor(config.initial_alpha, dtype=torch.float64).log().requires_grad_(True)
@@ -99,9 +99,7 @@ class Autograd:
         executed = wish + (self.limits.apply(wish, batch.observation) - wish).detach()
         lowest = self.critics(batch.observation, executed).min(dim=0).values
         actor_loss = (alpha * density - lowest).mean()
-        anchor = self.config.behaviour_anchor * (
-            lowest.detach().abs().mean() if self.config.anchor_unit == "value" else 1.0
-        )
+        anchor = self.config.behaviour_anchor * self.anchor_unit
         away = (self.actor(batch.observation) - self.behaviour(batch.observation).detach()) / self.actor.reach
         actor_loss = actor_loss + anchor * (away**2).sum(dim=-1).mean()
         self._descend(actor_loss, 1)
@@ -121,15 +119,18 @@ class Autograd:
 
 
 @pytest.mark.parametrize("act", ["relu", "smooth_leaky"])
-@pytest.mark.parametrize(("anchor", "unit"), [(0.0, "reward"), (0.7, "reward"), (0.7, "value")])
+@pytest.mark.parametrize(("anchor", "unit"), [(0.0, 1.0), (0.7, 1.0), (0.7, 3.0)])
 @pytest.mark.parametrize("inputs", ["all", "current", "belief"])
-def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, unit: str, inputs: str) -> None:
+def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, unit: float, inputs: str) -> None:
     spec = plant()
     rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 1e-2, "behaviour_anchor": anchor}
-    config, models, critics = built(spec, activation=act, inputs=inputs, anchor_unit=unit, **rates)
+    config, models, critics = built(spec, activation=act, inputs=inputs, **rates)
     limits = CommandLimits(spec)
     slow = Autograd(copy.deepcopy(models), copy.deepcopy(critics), limits, config.policy)
-    fast = PolicyLearner(models.actor, critics, models.behaviour, limits, config.policy, reward_spread=2.0)
+    slow.anchor_unit = unit
+    fast = PolicyLearner(
+        models.actor, critics, models.behaviour, limits, config.policy, reward_spread=2.0, anchor_unit=unit
+    )
     generator = torch.Generator().manual_seed(5)
     for number in range(8):
         transitions = batch(models.actor.input_scaler.centre.numel(), 2, number)
