@@ -11,7 +11,7 @@ from envs.neorl.data_files import get_released
 
 EPISODES = 10
 TRAJECTORIES = 100
-METHODS = ("bc", "mean", "morec")
+METHODS = ("bc", "morec")
 
 
 def _file(level: str) -> str:
@@ -32,7 +32,8 @@ SUITE = Suite(
     },
     methods=METHODS,
     episodes=EPISODES,
-    note="Setpoint 70, 1000 steps. NeoRL publishes no scale of scores for this task.",
+    note="Setpoint 70, 1000 steps. NeoRL publishes no scale of scores for this task. The configuration was chosen on "
+    "the level low, whose rows are therefore no test; medium and high were not looked at before.",
 )
 
 

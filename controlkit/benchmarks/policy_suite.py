@@ -227,10 +227,14 @@ def _job(
 def _records(suite: Suite, task: str, method: str, parts: Sequence[Part]) -> list[Record]:
     commits = _once(part["commit"] for part in parts)
     seconds = sum(part["train_seconds"] for part in parts)
+    name = suite.tasks[task].task
+    per_return = {"return": 1.0, "score": score_of(name, 1.0) - score_of(name, 0.0)}
 
     def one(metric: str) -> Record:
         values = [part[metric] for part in parts]
         error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+        if len(values) == 1 and metric in per_return:  # one seed has episodes to tell its error by
+            error = per_return[metric] * parts[0]["episode_stderr"]
         episodes = 0 if metric.endswith("seconds") else suite.episodes * len(parts)
         return Record(
             suite.name, task, method, metric, float(np.mean(values)), error, len(values), episodes, round(seconds, 1),
@@ -282,7 +286,8 @@ def _table(suite: Suite, records: Sequence[Record], data: Mapping[str, str]) -> 
             + markdown_table(("method", "score", "std. error", "seeds", "episodes", "training, s"), rows)
         )
     commits = _once(name for r in records if r.data_sha256 for name in r.commit.split(", "))
-    return "\n".join(lines) + f"\n{suite.note}\n{machine()}; commit {commits}.\n"
+    errors = "Standard errors are over seeds, and over episodes where there is one seed."
+    return "\n".join(lines) + f"\n{suite.note}\n{errors}\n{machine()}; commit {commits}.\n"
 
 
 def _once(names: Iterable[str]) -> str:

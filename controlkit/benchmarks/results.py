@@ -19,7 +19,7 @@ class Record:
     Attributes:
         suite, task, method, metric: what was measured.
         value: the figure; a mean where there are several.
-        stderr: standard error of the mean over seeds, 0 where there is one.
+        stderr: standard error of the mean over seeds; where there is one, over episodes, or 0.
         seeds, episodes: how many training seeds, and episodes in all.
         seconds: wall clock that the figure cost.
         commit: of the code.

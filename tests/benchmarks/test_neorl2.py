@@ -98,6 +98,10 @@ def test_a_small_suite_has_its_rows_and_goes_on_where_it_was(tmp_path: Path, mon
     assert row["value"] == pytest.approx(100 * (mine["mean, formula", "return"]["value"] - 30.6) / (849.51 - 30.6))
     assert mine["hand-made, pd", "score"]["value"] > 95
     parts = sorted((out / "parts").glob("*.json"))
+    # One seed: the error is that of its episodes, on the scale of the score.
+    spread = json.loads(parts[0].read_text())["episode_stderr"]
+    assert row["stderr"] == pytest.approx(100 * spread / (849.51 - 30.6))
+    assert mine["mean, formula", "return"]["stderr"] == pytest.approx(spread)
     assert [part.name for part in parts] == ["DMSD-mean-formula-0.json", "DMSD-noise-rewards-0.json"]
     before = [part.stat().st_mtime_ns for part in parts]
     assert run().count("|") == table.count("|")
