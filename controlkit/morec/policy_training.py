@@ -124,7 +124,8 @@ class PolicyTraining:
         if self._imagines:
             rolled = self._roll(self._starts.draw(self._generator))
             reward = training_reward(rolled, self._world, self._rollout, self._spread)
-            violations = self.constraints.violations(rolled.next_frame)
+            # A rejected prediction is no state that the plant was in.
+            violations = self.constraints.violations(rolled.next_frame) * rolled.accepted.unsqueeze(1)
             self._ring.extend(
                 rolled.observation, rolled.action, rolled.next_frame, reward, rolled.terminated, violations
             )

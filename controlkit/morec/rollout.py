@@ -244,8 +244,8 @@ def training_reward(rollouts: Rollouts, world: WorldModel, config: RolloutConfig
     reward = rollouts.reward
     if config.penalty in ("disagreement", "max_std"):  # MOBILE's penalty is on the targets: see `bellman_doubt.py`
         doubt = rollouts.disagreement if config.penalty == "disagreement" else rollouts.max_std
-        # What a ruin earns is all that is held against it.
-        reward = reward - config.penalty_coefficient * reward_spread * doubt * rollouts.accepted
+        reward = reward - config.penalty_coefficient * reward_spread * doubt
     if config.constraints == "penalty":
         reward = reward - reward_spread * fixed_price(world.objective, rollouts.next_frame, config)
-    return reward
+    # What a ruin earns is all that is held against it.
+    return torch.where(rollouts.accepted, reward, rollouts.reward)

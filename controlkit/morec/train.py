@@ -6,6 +6,7 @@ stage (or the epochs since the last checkpoint) that was cut, and ends with the 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -74,7 +75,7 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress, world:
     support = _support(log, held_out, folder, progress)
     chooser = TransitionFilter(elites, models.judge, config.filter, float(models.threshold), models.regressor, support)
     policy = PolicyTraining(models, chooser, folder.spec, log, config)
-    _say_what_is_off(config, policy.constraints, progress)
+    _say_what_is_off(config, policy.constraints, chooser, progress)
     if "learner" in checkpoint:
         policy.load_state_dict(checkpoint)
     progress.start("policy", policy.epochs)
@@ -112,8 +113,16 @@ def _support(
     return found
 
 
-def _say_what_is_off(config: RunConfig, constraints: Constraints, progress: Progress) -> None:
+def _say_what_is_off(
+    config: RunConfig, constraints: Constraints, chooser: TransitionFilter, progress: Progress
+) -> None:
     algorithm = config.policy.algorithm
+    if config.filter.support and not config.filter.enabled:
+        progress.message("The filter is off in this run, and filter.support with it.")
+    if config.rollout.rejected != "bootstrap" and chooser.support is None and chooser.threshold == -math.inf:
+        progress.message(
+            "Neither a threshold nor filter.support rejects anything, so rollout.rejected is off in this run."
+        )
     if config.policy.centre_rewards and constraints.objective.spec.episodes.terminated:
         progress.message("The plant's episodes have true ends, so policy.centre_rewards is off in this run.")
     if algorithm != "sac":

@@ -86,7 +86,11 @@ def test_a_run_says_whether_its_rollouts_have_support(tmp_path: Path) -> None:
     data.save(tmp_path / "data")
     record = read_json(tmp_path / "data" / RECORD)
     for enabled, wanted in ((True, True), (True, False), (False, True)):
-        config = small_plant.config(filter={"support": wanted, "enabled": enabled})
+        settings = {"support": wanted, "enabled": enabled, "threshold": "off"}
+        config = small_plant.config(filter=settings, rollout={"rejected": 1.0})
         progress = Silent()
         train(RunFolder.create(tmp_path / f"{enabled}{wanted}", config, data, record), data, progress)
-        assert any("filter.support" in line for line in progress.messages) == (wanted and enabled)
+        said = "\n".join(progress.messages)
+        assert ("Rollouts end beyond a distance" in said) == (wanted and enabled)
+        assert ("and filter.support with it" in said) == (wanted and not enabled)
+        assert ("rollout.rejected is off" in said) == (not (wanted and enabled))
