@@ -320,6 +320,8 @@ class PolicyConfig(Strict):
         target_entropy: per action, for commands scaled to [-1, 1].
         warm_start: updates that first bring the actor to the cloned operator's command, so that the first rollouts do
             not begin with whatever fresh weights do to a plant.
+        critic_warm_start: of `updates`, so many first ones train the critics alone, on what the actor does after its
+            warm start: fresh critics would lead it anywhere.
         centre_rewards: subtracts the log's mean reward, which changes no policy where episodes have no true end, and
             spares the critics the way to a value that all policies share. Off on plants that can trip.
         behaviour_anchor: weight of the squared distance to the cloned operator's command (scaled to [-1, 1]).
@@ -345,6 +347,7 @@ class PolicyConfig(Strict):
     initial_alpha: Positive = 0.1
     target_entropy: float = -1.0
     warm_start: Annotated[int, Field(ge=0)] = 500
+    critic_warm_start: Annotated[int, Field(ge=0)] = 0
     centre_rewards: bool = False
     behaviour_anchor: NotNegative = 0.0
     anchor_unit: Literal["reward", "value"] = "reward"

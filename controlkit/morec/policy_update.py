@@ -41,11 +41,13 @@ class PolicyLosses(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What changes from update to update: learning rates of actor and critics, and the weight of the newest actor in
-    the average (0 before averaging begins). Numbers, or tensors of no dimension on the learner's device."""
+    """What changes from update to update: learning rates of actor, critics and temperature, and the weight of the
+    newest actor in the average (0 before averaging begins). Numbers, or tensors of no dimension on the learner's
+    device."""
 
     actor: float | Tensor
     critic: float | Tensor
+    temperature: float | Tensor
     average: float | Tensor
 
 
@@ -140,14 +142,16 @@ class PolicyLearner:
 
     def rates(self, update: int) -> Rates:
         """Of update number `update`, counted from 0: the learning rates fall along a cosine (the authors' falls for the
-        actor alone)."""
+        actor alone); actor and temperature rest while the critics are warmed up."""
         config = self.config
         done = min(1.0, update / max(1, config.updates))
         factor = max(0.5 * (1.0 + math.cos(math.pi * done)), 0.01)
         averages = update + 1 - math.floor(config.updates * (1.0 - config.average))
+        moves = update >= config.critic_warm_start
         return Rates(
-            config.actor_learning_rate * factor,
+            config.actor_learning_rate * factor * moves,
             config.critic_learning_rate * factor,
+            config.actor_learning_rate * moves,
             1.0 / averages if averages > 0 else 0.0,
         )
 
@@ -192,7 +196,7 @@ class PolicyLearner:
         self.actor_optimiser.step(rates.actor)
 
         torch.sub(entropy, self.target_entropy, out=self._alpha_gradient)
-        self.alpha_optimiser.step(self.config.actor_learning_rate)
+        self.alpha_optimiser.step(rates.temperature)
         self._flat["targets"].weights.lerp_(self._flat["critics"].weights, self.config.tau)
         if isinstance(rates.average, Tensor) or rates.average:
             self._flat["averaged"].weights.lerp_(self._flat["actor"].weights, rates.average)

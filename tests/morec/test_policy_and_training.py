@@ -71,6 +71,26 @@ def test_the_anchor_holds_the_policy_at_the_operator() -> None:
     assert distances[1] < 0.3 * distances[0]
 
 
+def test_the_actor_rests_while_the_critics_are_warmed_up() -> None:
+    policy = learner(updates=40, critic_warm_start=10, actor_learning_rate=3e-3)
+    generator = torch.Generator().manual_seed(1)
+
+    def weights_now() -> list[torch.Tensor]:
+        networks = (policy.actor.net, policy.critics.net)
+        return [torch.cat([p.detach().flatten() for p in net.parameters()]) for net in networks]
+
+    actor, critics = weights_now()
+    alpha = float(policy.log_alpha)
+    for _ in range(10):
+        policy.update(one_step_batch(generator), generator)
+    assert torch.equal(weights_now()[0], actor)
+    assert float(policy.log_alpha) == alpha
+    assert not torch.equal(weights_now()[1], critics)
+    policy.update(one_step_batch(generator), generator)
+    assert not torch.equal(weights_now()[0], actor)
+    assert float(policy.log_alpha) != alpha
+
+
 def test_a_warm_start_brings_the_actor_to_the_operator() -> None:
     policy = learner(actor_learning_rate=3e-3)
     generator = torch.Generator().manual_seed(1)
