@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Job:
         worlds: the folder that keeps world models for other runs.
         episodes: that it is scored on.
         settings: overrides of the configuration.
+        commit: of the code when the suite began; a checkout that moves on meanwhile changes nothing.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Job:
     worlds: Path
     episodes: int
     settings: tuple[str, ...] = ()
+    commit: str = field(default_factory=commit)
 
     @property
     def config(self) -> RunConfig:
@@ -86,7 +88,7 @@ class Job:
             "seed": config.seed,
             "actor": [config.policy.hidden, config.policy.inputs],  # first weights are drawn in one sequence
             "data": [record["data_sha256"], record["spec_sha256"]],
-            "commit": commit(),
+            "commit": self.commit,
         }
         return self.worlds / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -154,7 +156,7 @@ def run_job(job: Job) -> Part:
     returns, lengths = episode_returns(job.task, controller, job.episodes)
     part = {
         "config": config.to_dict(),
-        "commit": commit(),
+        "commit": job.commit,
         "data_sha256": record["data_sha256"],
         "episodes": job.episodes,
         "score": score_of(job.task, float(returns.mean())),
