@@ -183,7 +183,7 @@ def evaluate(
     ] = None,
     gamma: Annotated[
         float | None,
-        typer.Option(help="Discount; the runs' own where not given.", min=0.0, max=0.9999, show_default=False),
+        typer.Option(help="Discount; the runs' own where not given.", min=0.0, max=0.99, show_default=False),
     ] = None,
     seed: Seed = 0,
 ) -> None:
