@@ -318,13 +318,16 @@ class PolicyConfig(Strict):
         updates: gradient steps.
         real_ratio: share of logged transitions in a batch.
         target_entropy: per action, for commands scaled to [-1, 1].
-        warm_start: updates that first bring the actor to the cloned operator's command, so that the first rollouts do
-            not begin with whatever fresh weights do to a plant.
+        warm_start: updates that first bring the actor to the operator's command (cloned or recorded: `anchor_to`), so
+            that the first rollouts do not begin with whatever fresh weights do to a plant.
         critic_warm_start: of `updates`, so many first ones train the critics alone, on what the actor does after its
             warm start: fresh critics would lead it anywhere.
         centre_rewards: subtracts the log's mean reward, which changes no policy where episodes have no true end, and
             spares the critics the way to a value that all policies share. Off on plants that can trip.
-        behaviour_anchor: weight of the squared distance to the cloned operator's command (scaled to [-1, 1]).
+        behaviour_anchor: weight of the squared distance to the operator's command (scaled to [-1, 1]).
+        anchor_to: the cloned operator's command, on logged and model transitions alike; or the recorded one (`log`), on
+            logged transitions alone (as TD3+BC, arXiv 2106.06860, does): no clone's errors are imitated, and what the
+            log says of no state is left to the value.
         anchor_unit: of that weight: one spread of the log's rewards, or the discounted sum of rewards of the log's mean
             size (`value`), so that one weight suits plants and discounts that differ.
         average: share of the last updates whose actors are averaged (weights) into the one that is kept.
@@ -350,6 +353,7 @@ class PolicyConfig(Strict):
     critic_warm_start: Annotated[int, Field(ge=0)] = 0
     centre_rewards: bool = False
     behaviour_anchor: NotNegative = 0.0
+    anchor_to: Literal["clone", "log"] = "clone"
     anchor_unit: Literal["reward", "value"] = "reward"
     average: Share = 0.0
     td3_alpha: Positive = 2.5

@@ -46,11 +46,9 @@ class LogLearner(ABC):
     def update(self, batch: Batch, generator: torch.Generator) -> NamedTuple:
         """One gradient step; returns its losses as tensors."""
 
-    def warm_start(self, observation: Tensor) -> Tensor:
-        """One step that brings the actor's command to the cloned operator's: (B, O) -> the loss."""
-        with torch.no_grad():
-            logged = self.behaviour(observation)
-        loss = self.distance(observation, logged)
+    def warm_start(self, observation: Tensor, command: Tensor) -> Tensor:
+        """One step that brings the actor's command to the operator's: (B, O), (B, m) -> the loss."""
+        loss = self.distance(observation, command)
         descend(loss, self.actor_optimiser)
         return loss.detach()
 

@@ -110,9 +110,16 @@ class PolicyTraining:
         return self.updates >= self._policy.updates
 
     def warm_start(self) -> None:
-        """Brings the actor near the cloned operator; nothing where training has begun."""
+        """Brings the actor near the operator, the one that it is anchored to; nothing where training has begun."""
         for _ in range(self._policy.warm_start if not self.updates else 0):
-            self._learner.warm_start(self._log.observe(self._log.sample(self._policy.batch_size, self._generator)))
+            rows = self._log.sample(self._policy.batch_size, self._generator)
+            observation = self._log.observe(rows)
+            if self._policy.anchor_to == "log":
+                command = self._log.actions[rows]
+            else:
+                with torch.no_grad():
+                    command = self._learner.behaviour(observation)
+            self._learner.warm_start(observation, command)
 
     def epoch(self) -> Epoch:
         """Rollouts, then `rollout.every` gradient steps, or as many as are left.

@@ -119,10 +119,10 @@ class PolicyLearner:
         """Over how many of the last updates the averaged actor has been averaged."""
         return max(0, self.updates - math.floor(self.config.updates * (1.0 - self.config.average)))
 
-    def warm_start(self, observation: Tensor) -> Tensor:
-        """One step that brings the actor's mean command to the cloned operator's: (B, O) -> the loss."""
+    def warm_start(self, observation: Tensor, command: Tensor) -> Tensor:
+        """One step that brings the actor's mean command to the operator's: (B, O), (B, m) -> the loss."""
         with torch.no_grad():
-            distance, slope = self._distance(self._distribution(observation)[0], observation)
+            distance, slope = self._from(self._distribution(observation)[0], command)
             gradient = 2.0 / len(observation) * distance * slope
             self._actor.backward(torch.cat([gradient, torch.zeros_like(gradient)], dim=-1).unsqueeze(0))
         self.actor_optimiser.step(self.config.actor_learning_rate)
@@ -192,7 +192,7 @@ class PolicyLearner:
         assert pulled is not None
         entropy, mean_q = -now.log_density.mean(), q.mean()
         actor_loss = -alpha * entropy - mean_q
-        actor_loss += self._descend(now, pulled.sum(dim=0) / spread, alpha / count, batch.observation)
+        actor_loss += self._descend(now, pulled.sum(dim=0) / spread, alpha / count, batch)
         self.actor_optimiser.step(rates.actor)
 
         torch.sub(entropy, self.target_entropy, out=self._alpha_gradient)
@@ -202,7 +202,7 @@ class PolicyLearner:
             self._flat["averaged"].weights.lerp_(self._flat["actor"].weights, rates.average)
         return PolicyLosses(torch.dot(error.flatten(), error.flatten()) / count, actor_loss, alpha, entropy, mean_q)
 
-    def _descend(self, drawn: Drawn, pulled: Tensor, price: Tensor, observation: Tensor) -> Tensor | float:
+    def _descend(self, drawn: Drawn, pulled: Tensor, price: Tensor, batch: Batch) -> Tensor | float:
         """Writes the actor's gradient and returns the anchor's part of the loss.
 
         With u = mean + exp(log_std) noise and a = tanh(u): d log density / du = 2 a, d log density / d log_std = -1
@@ -212,7 +212,7 @@ class PolicyLearner:
             drawn: commands at this observation (B, ...).
             pulled: (B, m) gradient of the loss in the executed command, the clamp passed straight through.
             price: alpha / B.
-            observation: (B, O).
+            batch: B transitions.
         """
         in_raw = 2.0 * price * drawn.squashed
         in_raw.addcmul_(pulled * self.actor.reach, 1.0 - drawn.squashed.square())
@@ -220,8 +220,8 @@ class PolicyLearner:
         in_log_std = in_raw * drawn.log_std.exp() * drawn.noise - price
         held: Tensor | float = 0.0
         if self.anchor:
-            distance, slope = self._distance(drawn.mean, observation)
-            in_mean = in_mean + 2.0 * self.anchor / len(distance) * distance * slope
+            distance, slope = self._anchored(drawn.mean, batch)
+            in_mean[: len(distance)] += 2.0 * self.anchor / len(distance) * distance * slope
             held = self.anchor * distance.square().sum(dim=-1).mean()
         in_spread = in_log_std * LOG_STD_REACH * (1.0 - drawn.spread_tanh.square())
         self._actor.backward(torch.cat([in_mean, in_spread], dim=-1).unsqueeze(0))
@@ -242,11 +242,18 @@ class PolicyLearner:
         wish = self.actor.centre + self.actor.reach * squashed
         return Drawn(mean, log_std, spread_tanh, noise, squashed, wish, squashed_log_density(raw, log_std, noise))
 
-    def _distance(self, mean: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """From the cloned operator's command to the actor's, scaled to [-1, 1], and its slope in the mean: (B, m)."""
+    def _anchored(self, mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """From the anchor to the actor's command, and its slope in the mean: (A, m) for the first A of B transitions,
+        which are all of them, or the logged ones (see `PolicyConfig.anchor_to`)."""
+        if self.config.anchor_to == "clone":
+            return self._from(mean, self.behaviour(batch.observation))
+        logged = len(mean) - batch.modelled
+        return self._from(mean[:logged], batch.action[:logged])
+
+    def _from(self, mean: Tensor, command: Tensor) -> tuple[Tensor, Tensor]:
+        """From a command to the actor's, scaled to [-1, 1], and its slope in the mean: (B, m) each."""
         squashed = torch.tanh(mean)
-        logged = (self.behaviour(observation) - self.actor.centre) / self.actor.reach
-        return squashed - logged, 1.0 - squashed.square()
+        return squashed - (command - self.actor.centre) / self.actor.reach, 1.0 - squashed.square()
 
     def final_actor(self) -> Actor:
         """The actor to keep: the average over the last share of updates, or the last one where none was asked for."""
