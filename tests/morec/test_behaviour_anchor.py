@@ -42,6 +42,28 @@ def test_a_large_anchor_reproduces_the_clone(tmp_path: Path) -> None:
     assert distance(free) > 0.15
 
 
+def test_an_anchor_to_the_log_regresses_the_recorded_commands() -> None:
+    """On logged transitions alone: the actor is led to the commands of its batch, whatever the clone says."""
+    log, spec = LoggedTransitions(small_plant.dataset(noise=0.02)), small_plant.spec()
+    policy = {"updates": 600, "hidden": [32], "actor_learning_rate": 3e-3, "behaviour_anchor": 1000.0}
+    policy |= {"anchor_to": "log", "real_ratio": 0.5, "warm_start": 0}
+    config = small_plant.config(policy=policy, rollout={"every": 100})
+    models = build_models(config, spec, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # a clone that is wrong by more than the commands vary
+        models.behaviour.action_scaler.centre += 1.0
+    chooser = TransitionFilter(models.dynamics, models.judge, config.filter, float("-inf"))
+    training = PolicyTraining(models, chooser, spec, log, config)
+    while not training.finished:
+        training.epoch()
+    observation, recorded = log.observe(log.rows), log.actions[log.rows]
+    gain = torch.linalg.lstsq(observation, recorded).solution
+    with torch.no_grad():
+        away = (training.final_actor()(observation) - observation @ gain).abs().mean()
+        clone = (models.behaviour(observation) - observation @ gain).abs().mean()
+    assert float(away) < 0.1
+    assert float(clone) > 0.5
+
+
 def test_an_anchor_in_units_of_a_value_grows_with_rewards_and_horizon() -> None:
     log, spec = LoggedTransitions(small_plant.dataset(noise=0.02)), small_plant.spec()
     rewards = log.rewards[log.rows]

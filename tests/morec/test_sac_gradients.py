@@ -100,7 +100,10 @@ class Autograd:
         lowest = self.critics(batch.observation, executed).min(dim=0).values
         actor_loss = (alpha * density - lowest).mean()
         anchor = self.config.behaviour_anchor * self.anchor_unit
-        away = (self.actor(batch.observation) - self.behaviour(batch.observation).detach()) / self.actor.reach
+        wanted, logged = self.behaviour(batch.observation).detach(), len(batch.reward)
+        if self.config.anchor_to == "log":
+            wanted, logged = batch.action, logged - batch.modelled
+        away = (self.actor(batch.observation) - wanted)[:logged] / self.actor.reach
         actor_loss = actor_loss + anchor * (away**2).sum(dim=-1).mean()
         self._descend(actor_loss, 1)
         self._descend(-(self.log_alpha * (density.detach() + self.config.target_entropy * wish.shape[1])).mean(), 2)
@@ -119,11 +122,13 @@ class Autograd:
 
 
 @pytest.mark.parametrize("act", ["relu", "smooth_leaky"])
-@pytest.mark.parametrize(("anchor", "unit"), [(0.0, 1.0), (0.7, 1.0), (0.7, 3.0)])
+@pytest.mark.parametrize(
+    ("anchor", "unit", "to"), [(0.0, 1.0, "clone"), (0.7, 1.0, "clone"), (0.7, 3.0, "clone"), (0.7, 3.0, "log")]
+)
 @pytest.mark.parametrize("inputs", ["all", "current", "belief"])
-def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, unit: float, inputs: str) -> None:
+def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, unit: float, to: str, inputs: str) -> None:
     spec = plant()
-    rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 1e-2, "behaviour_anchor": anchor}
+    rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 1e-2, "behaviour_anchor": anchor, "anchor_to": to}
     config, models, critics = built(spec, activation=act, inputs=inputs, **rates)
     limits = CommandLimits(spec)
     slow = Autograd(copy.deepcopy(models), copy.deepcopy(critics), limits, config.policy)
@@ -133,7 +138,7 @@ def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, unit:
     )
     generator = torch.Generator().manual_seed(5)
     for number in range(8):
-        transitions = batch(models.actor.input_scaler.centre.numel(), 2, number)
+        transitions = batch(models.actor.input_scaler.centre.numel(), 2, number, modelled=6)
         noise = fast.noise((), transitions, generator)
         losses = fast.step(transitions, noise, fast.rates(fast.updates))
         fast.updates += 1
@@ -161,7 +166,7 @@ def test_a_warm_start_is_a_step_down_the_distance_to_the_operator() -> None:
         optimiser.zero_grad()
         (away**2).sum(dim=-1).mean().backward()
         optimiser.step()
-        loss = learner.warm_start(observation)
+        loss = learner.warm_start(observation, models.behaviour(observation))
         assert float(loss) == pytest.approx(float((away**2).sum(dim=-1).mean()), rel=1e-9)
     for mine, theirs in zip(models.actor.net.parameters(), reference.net.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
