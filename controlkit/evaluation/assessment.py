@@ -30,12 +30,13 @@ from controlkit.evaluation.bootstrap import (
 from controlkit.evaluation.borders import require_formula, require_same_plant
 from controlkit.evaluation.candidates import Candidate
 from controlkit.evaluation.content import describe
+from controlkit.evaluation.doubly_robust import correct, ratios
 from controlkit.evaluation.estimand import MAX_GAMMA, Estimand, Starts, choose_estimand, choose_starts
 from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluation_model
 from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.fqe import FittedValues, fit_values
 from controlkit.evaluation.importance import effective_samples
-from controlkit.evaluation.limits import judge_limit, limits_of
+from controlkit.evaluation.limits import judge_limit, limits_of, recorded_outside
 from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
 from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, unexplained
 from controlkit.evaluation.recorded_reward import learned_reward
@@ -66,7 +67,7 @@ class Effort:
     folds: int = 5
     model_updates: int = 1200
     clone_updates: int = 500
-    fqe_updates: int = 1000
+    fqe_updates: int = 400
     fqe_members: int = 6
     starts: int = 256
     reward_updates: int = 4000
@@ -193,6 +194,7 @@ def assess(
     for each in (operators, *([policy] * effort.folds for policy in policies)):
         rolled.append(roll_out_folds(model, each, log, starts.rows, estimand, seed, judged=True))
         progress.advance()
+    limited = limits_of(data.spec)
     fitted = fit_values(
         [operator_policy(clones), *policies],
         log,
@@ -204,7 +206,9 @@ def assess(
         effort.fqe_updates,
         generator,
         progress,
+        recorded_outside(limited, log),
     )
+    recorded = RecordedSteps(log, model, limits, scaling)
     common = _Common(
         rolled,
         fitted,
@@ -214,7 +218,8 @@ def assess(
         starts,
         estimand,
         objective,
-        RecordedSteps(log, model, limits, scaling),
+        recorded,
+        ratios(rolled[0], model, recorded, log, fitted.rows, estimand),
         clones[0],
         float(rest[rest.abs().argmax()]),
         seed,
@@ -261,6 +266,7 @@ class _Common:
     estimand: Estimand
     objective: Objective
     recorded: RecordedSteps
+    operator_ratios: torch.Tensor
     clone: BehaviourClone
     unexplained: float
     seed: int
@@ -292,9 +298,24 @@ def _candidate(
         )
         filtered = _by_model(values(judged), block, level, rng)
     support = find_support(rolled[number], common.recorded, policy.dynamics_reward, estimand)
+    limited = limits_of(objective.spec)
     judged_limits = tuple(
-        judge_limit(limit, objective, rolled[number], rolled[0], block, level, rng)
-        for limit in limits_of(objective.spec)
+        judge_limit(limit, objective, rolled[number], rolled[0], block, level, rng) for limit in limited
+    )
+    outside_fqe = tuple(
+        _by_fqe(fitted.outside[number, ..., column], block, level, rng) if limit.tag else None
+        for column, limit in enumerate(limited)
+    )
+    robust = correct(
+        fitted,
+        number,
+        ratios(rolled[number], common.model, common.recorded, common.log, fitted.rows, estimand),
+        common.operator_ratios,
+        block,
+        max(1, estimand.block * len(fitted.rows) // len(common.log.rows)),
+        estimand,
+        rng,
+        level,
     )
     evidence = Evidence(
         spread=float(starts.returns.std()),
@@ -327,6 +348,8 @@ def _candidate(
         gain_model=gain_model,
         gain_fqe=gain_fqe,
         gain=gain,
+        doubly_robust=robust,
+        outside_fqe=outside_fqe,
         terms=terms,
         support=support,
         rolled=rolled[number],

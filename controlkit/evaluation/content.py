@@ -102,14 +102,21 @@ def _candidate(c: CandidateFindings, found: Findings, data: TransitionDataset) -
         "gain": _estimate(c.gain),
         "gain_model": _estimate(c.gain_model),
         "gain_fqe": _estimate(c.gain_fqe),
+        "gain_doubly_robust": _estimate(c.doubly_robust.gain),
         "model": _estimate(c.by_model),
         "fqe": _estimate(c.by_fqe),
+        "doubly_robust": _estimate(c.doubly_robust.value),
+        "doubly_robust_effective": c.doubly_robust.effective,
         "model_filtered": None if c.by_filter is None else _estimate(c.by_filter),
         "terms": {name: _estimate(gain) for name, gain in c.terms.items()},
         "bellman_error": c.bellman,
         "effective_samples": [{"steps": steps, "size": size} for steps, size in c.effective.items()],
         "support": _support(c.support, found),
-        "limits": [asdict(limit) | {"holds": limit.holds, "broken": limit.broken} for limit in c.evidence.limits],
+        "limits": [
+            asdict(limit)
+            | {"holds": limit.holds, "broken": limit.broken, "fqe": None if fqe is None else _estimate(fqe)}
+            for limit, fqe in zip(c.evidence.limits, c.outside_fqe, strict=True)
+        ],
         "actuators": [asdict(use) for use in actuator_use(spec, limits, actions, alive)],
         "trajectories": draw_trajectories(
             c.rolled, found.operator_rolled, found.starts, found.log, found.first_row, data

@@ -45,6 +45,7 @@ def gain(content: Content) -> Figure:
         rows += [
             (f"{prefix}model rollouts", candidate["gain_model"], POLICY, "circle"),
             (f"{prefix}fitted Q evaluation", candidate["gain_fqe"], OPERATOR, "square"),
+            (f"{prefix}doubly robust", candidate["gain_doubly_robust"], RECORDED, "triangle-up"),
             (f"{prefix}both joined", candidate["gain"], "#000000", "diamond"),
         ]
     figure = _forest(rows, f"gain over the operator, {_unit(content)} per period")
@@ -67,6 +68,7 @@ def values(content: Content) -> Figure:
         rows += [
             (f"{name}: model rollouts", candidate["model"], POLICY, "circle"),
             (f"{name}: FQE", candidate["fqe"], POLICY, "square"),
+            (f"{name}: doubly robust", candidate["doubly_robust"], POLICY, "triangle-up"),
         ]
         if candidate["model_filtered"] is not None:
             rows.append((f"{name}: model, filter on", candidate["model_filtered"], POLICY, "circle-open"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from controlkit.evaluation.back_test import BackTest
 from controlkit.evaluation.bootstrap import Estimate
+from controlkit.evaluation.doubly_robust import DoublyRobust
 from controlkit.evaluation.estimand import Estimand, Starts
 from controlkit.evaluation.evaluation_model import EvaluationModel
 from controlkit.evaluation.model_rollouts import RolledOut
@@ -27,6 +28,8 @@ class CandidateFindings:
         decision, evidence: verdict and what it rests on.
         by_model, by_fqe: its value; by_filter: by rollouts with MOREC's filter, `None` where its run has none.
         gain_model, gain_fqe: policy minus cloned operator; gain: the model's, with both intervals joined.
+        doubly_robust: FQE, corrected by what its Q functions get wrong where the policy goes.
+        outside_fqe: per limit the discounted share of samples outside by FQE; `None` for trips.
         terms: gain per term of the objective, by model rollouts.
         support: where its rollouts leave the log.
         rolled: its rollouts, per fold.
@@ -43,6 +46,8 @@ class CandidateFindings:
     gain_model: Estimate
     gain_fqe: Estimate
     gain: Estimate
+    doubly_robust: DoublyRobust
+    outside_fqe: tuple[Estimate | None, ...]
     terms: dict[str, Estimate]
     support: SupportFound
     rolled: list[RolledOut]

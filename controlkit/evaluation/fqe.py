@@ -8,6 +8,9 @@ bootstrap sample of the log, so that the members' spread is the sampling error; 
 its least-squares solution (LSTDQ, Lagoudakis & Parr 2003), so that the perceptron learns only what is left; and the
 networks see, beside (s, a), what the known objective makes of it (`value_features`). They learn (1 - gamma) Q of
 scaled rewards, whose size does not depend on gamma.
+
+Limits are judged by the same networks: an output for each learns the (1 - gamma) discounted sum of the indicator that a
+sample lies outside, the share of samples outside, near ones counting more.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from controlkit.evaluation.estimand import Estimand
 from controlkit.evaluation.policies import EvaluatedPolicy, command
 from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.models.layers import BatchedLinear, BatchedMLP
+from controlkit.morec.log_support import thin
 from controlkit.objective import Objective
 from controlkit.progress import Progress
 from controlkit.replay import LoggedTransitions
@@ -37,6 +41,8 @@ LEARNING_RATE, WEIGHT_DECAY, TAU = 1e-3, 1e-2, 0.01
 RIDGE = 1e-3
 # Draws of a stochastic policy's next command that are held per transition.
 DRAWS = 2
+# Recorded steps whose temporal-difference errors are kept.
+MAX_ERRORS = 8192
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,18 @@ class FittedValues:
 
     Attributes:
         values: (P, M, N) value from each start state, per policy and member, plant units per period.
+        outside: (P, M, N, L) the same of each limit's indicator: the discounted share of samples outside.
         bellman: (P,) what remains of the Bellman error, root mean square, in spreads of the reward.
+        rows: (R,) recorded steps, evenly over the log; errors: (P, R) their temporal-difference errors
+            (1 - gamma) r + gamma Q(s', pi(s')) - Q(s, a), plant units per period, by the members that were not fitted
+            on them; NaN where all were.
     """
 
     values: Tensor
+    outside: Tensor
     bellman: Tensor
+    rows: Tensor
+    errors: Tensor
 
 
 def fit_values(
@@ -63,6 +76,7 @@ def fit_values(
     updates: int,
     generator: torch.Generator,
     progress: Progress,
+    indicators: Tensor | None = None,
 ) -> FittedValues:
     """Evaluates all policies in one pass.
 
@@ -77,18 +91,20 @@ def fit_values(
         updates: gradient steps.
         generator: weights, bootstrap, batches, a stochastic policy's draws.
         progress: one unit per hundred updates.
+        indicators: (T, L) of each usable row of the log, whether its next sample lies outside each limit.
 
     Raises:
         TrainingError: a loss is no number.
     """
     features = ValueFeatures(log, objective, scaling)
     rows, count = log.rows, len(policies) * members
-    reward = log.rewards[rows]
-    centre, spread = reward.mean(), reward.std().clamp(min=1e-6)
+    judged = torch.zeros(len(rows), 0) if indicators is None else indicators.float()
+    reward = torch.cat([log.rewards[rows].unsqueeze(1), judged], dim=1)  # (T, 1 + L)
+    centre, spread = reward.mean(dim=0), reward.std(dim=0).clamp(min=1e-6)
     now = features(log.observe(rows), log.actions[rows])  # (T, F)
     after = _features_after(features, policies, log, rows + 1, generator)  # (P, D, T, F)
     problem = _Problem(now, after, (reward - centre) / spread, log.terminated[rows], -centre / spread, estimand.gamma)
-    net = BatchedMLP(count, features.size, HIDDEN, 1, act="smooth_leaky", generator=generator)
+    net = BatchedMLP(count, features.size, HIDDEN, reward.shape[1], act="smooth_leaky", generator=generator)
     boot = _block_bootstrap(len(rows), estimand.block, members, generator)  # (M, T) positions in `rows`
     _start_linear(net, problem, boot, members)
     averaged = copy.deepcopy(net).requires_grad_(False)
@@ -106,7 +122,7 @@ def fit_values(
         drawn = boot.gather(1, torch.randint(boot.shape[1], (members, BATCH), generator=generator))  # (M, B)
         chosen = drawn.repeat(len(policies), 1)  # (P M, B)
         target = problem.target(averaged, chosen, members, generator)
-        loss = (net(problem.now[chosen]).squeeze(-1) - target).square().mean(dim=1).sum()
+        loss = (net(problem.now[chosen]) - target).square().mean(dim=1).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -122,9 +138,13 @@ def fit_values(
                     cure="Look for extreme rewards or values in the evaluation part of the data.",
                 )
             progress.advance()
-    values = _start_values(averaged, features, policies, log, starts, members, generator)
-    bellman = problem.error(averaged, members, generator)
-    return FittedValues((values * spread + centre).double(), bellman)
+    values = (_start_values(averaged, features, policies, log, starts, members, generator) * spread + centre).double()
+    every = thin(torch.arange(len(rows)), MAX_ERRORS)
+    errors = problem.errors(averaged, every, members, generator)  # (P, M, R)
+    bellman = errors.mean(dim=1).square().mean(dim=1).sqrt()
+    fitted = torch.stack([torch.zeros(len(rows), dtype=torch.bool).index_fill(0, sample, True) for sample in boot])
+    unseen = torch.where(fitted[:, every], torch.nan, errors).nanmean(dim=1) * spread[0]
+    return FittedValues(values[..., 0], values[..., 1:], bellman, rows[every], unseen.double())
 
 
 class _Problem:
@@ -133,9 +153,9 @@ class _Problem:
     Args:
         now: (T, F) of the recorded state and command.
         after: (P, D, T, F) of the next state and the policy's command there.
-        reward: (T,) scaled.
+        reward: (T, R) scaled, of each of R outputs: the reward, then the limits' indicators.
         terminated: (T,) whether the plant tripped.
-        nothing: the scaled value of a reward of 0, which follows a trip for ever.
+        nothing: (R,) the scaled value of a reward of 0, which follows a trip for ever.
         gamma: discount.
     """
 
@@ -147,23 +167,24 @@ class _Problem:
 
     @torch.no_grad()
     def target(self, averaged: BatchedMLP, chosen: Tensor, members: int, generator: torch.Generator) -> Tensor:
-        """(J, B) what the networks are fitted to at `chosen` (J, B): (1 - gamma) r + gamma Q(s', pi(s'))."""
+        """(J, B, R) what the networks are fitted to at `chosen` (J, B): (1 - gamma) r + gamma Q(s', pi(s'))."""
         draw = torch.randint(self.after.shape[1], chosen.shape, generator=generator)
         policy = (torch.arange(len(chosen)) // members).unsqueeze(1)
-        following = averaged(self.after[policy, draw, chosen]).squeeze(-1)
-        over = self.terminated[chosen]
+        following = averaged(self.after[policy, draw, chosen])
+        over = self.terminated[chosen].unsqueeze(-1)
         following = over * self.nothing + (1.0 - over) * following
         result: Tensor = (1.0 - self.gamma) * self.reward[chosen] + self.gamma * following
         return result
 
     @torch.no_grad()
-    def error(self, net: BatchedMLP, members: int, generator: torch.Generator) -> Tensor:
-        """(P,) root mean square Bellman error of the members' mean over (a part of) the log."""
-        every = torch.linspace(0, len(self.now) - 1, min(2048, len(self.now))).round().long()
-        chosen = every.expand(len(self.after) * members, -1)
-        gap = net(self.now[chosen]).squeeze(-1) - self.target(net, chosen, members, generator)
-        error: Tensor = gap.reshape(-1, members, len(every)).mean(dim=1).square().mean(dim=1).sqrt()
-        return error
+    def errors(self, net: BatchedMLP, at: Tensor, members: int, generator: torch.Generator) -> Tensor:
+        """(P, M, R) temporal-difference errors of the reward's output at some rows (R,), in its spreads."""
+        found = []
+        for part in at.split(2048):
+            chosen = part.expand(len(self.after) * members, -1)
+            gap = self.target(net, chosen, members, generator) - net(self.now[chosen])
+            found.append(gap[..., 0].reshape(-1, members, len(part)))
+        return torch.cat(found, dim=2)
 
 
 @torch.no_grad()
@@ -203,10 +224,10 @@ def _start_linear(net: BatchedMLP, problem: _Problem, boot: Tensor, members: int
     assert isinstance(last, BatchedLinear)
     gamma, over = problem.gamma, problem.terminated.double().unsqueeze(1)
     now = _with_one(problem.now)
-    reward = (1.0 - gamma) * problem.reward.double().unsqueeze(1) + gamma * over * problem.nothing.double()
+    reward = (1.0 - gamma) * problem.reward.double() + gamma * over * problem.nothing.double()  # (T, R)
     last.weight.zero_()
     last.bias.zero_()
-    highest = float(problem.reward.abs().max())
+    highest = problem.reward.abs().amax(dim=0)  # (R,)
     shrink = RIDGE * (1.0 - gamma) * len(now) * torch.eye(now.shape[1], dtype=torch.float64)
     shrink[-1, -1] = 0.0
     for policy, drawn in enumerate(problem.after):
@@ -215,11 +236,12 @@ def _start_linear(net: BatchedMLP, problem: _Problem, boot: Tensor, members: int
             member = policy * members + number
             weighted = now * torch.bincount(sample, minlength=len(now)).double().unsqueeze(1)
             gram = weighted.T @ (now - gamma * (1.0 - over) * after)
-            solution = torch.linalg.solve(gram + shrink, weighted.T @ reward).squeeze(1)
+            solution = torch.linalg.solve(gram + shrink, weighted.T @ reward)  # (F + 1, R)
             # Away from the recorded policy LSTDQ may explode; then the networks start at the mean reward.
-            sane = bool(torch.isfinite(solution).all()) and float((after @ solution).abs().max()) <= highest
-            skip.weight[member] = solution[:-1].float().unsqueeze(1) if sane else 0.0
-            skip.bias[member] = solution[-1].float() if sane else 0.0
+            sane = (after @ solution).abs().amax(dim=0) <= highest  # false for what is no number
+            solution = torch.where(sane, solution, 0.0).float()
+            skip.weight[member] = solution[:-1]
+            skip.bias[member] = solution[-1:]
 
 
 def _with_one(x: Tensor) -> Tensor:
@@ -236,9 +258,9 @@ def _start_values(
     members: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """(P, M, N) scaled value of each start state, a stochastic policy's draws averaged."""
+    """(P, M, N, R) scaled value of each start state, a stochastic policy's draws averaged."""
     after = _features_after(features, policies, log, starts, generator)  # (P, D, N, F)
-    shape = (len(policies), members, DRAWS, len(starts))
+    shape = (len(policies), members, DRAWS, len(starts), -1)
     flat = after.flatten(1, 2).repeat_interleave(members, dim=0)  # (P M, D N, F)
-    values: Tensor = net(flat).squeeze(-1).reshape(shape).mean(dim=2)
+    values: Tensor = net(flat).reshape(shape).mean(dim=2)
     return values

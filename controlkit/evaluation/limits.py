@@ -13,6 +13,7 @@ from controlkit.evaluation.bootstrap import Estimate, jackknife, moving_block, t
 from controlkit.evaluation.model_rollouts import RolledOut
 from controlkit.evaluation.verdict import LimitEvidence
 from controlkit.objective import CommandLimits, Objective
+from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
 
 
@@ -65,6 +66,16 @@ def limits_of(spec: PlantSpec) -> tuple[Limit, ...]:
     if spec.episodes.terminated:
         found.append(Limit("No trip of the plant", "", -np.inf, np.inf, 0.0))
     return tuple(found)
+
+
+def recorded_outside(limits: Sequence[Limit], log: LoggedTransitions) -> Tensor:
+    """(T, L) whether the sample after each usable row of the log lies outside each limit; trips are no samples: 0."""
+    found = torch.zeros(len(log.rows), len(limits))
+    for column, limit in enumerate(limits):
+        if limit.tag:
+            value = log.frames[log.rows + 1, log.layout.frame_tags.index(limit.tag)]
+            found[:, column] = ((value < limit.low) | (value > limit.high)).float()
+    return found
 
 
 def judge_limit(

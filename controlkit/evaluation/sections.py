@@ -100,7 +100,9 @@ def _estimates(content: Content) -> list[str]:
         f"(discount {estimand['gamma']:g}), over {hours} from {estimand['starts']} recorded states. Model rollouts "
         "(primary) and fitted Q evaluation (FQE) are fitted on the calibration and evaluation parts of the log, which "
         "no policy was trained on, and share nothing with training. The gain compares the policy with a clone of the "
-        "operator from the same states under the same noise; its interval joins those of both estimators.</p>",
+        "operator from the same states under the same noise; its interval joins those of both estimators. The doubly "
+        "robust estimate corrects FQE by its errors where the policy goes; it shares the rollouts and the Q functions, "
+        "so that it is shown and does not decide.</p>",
         plot("plot-gain", "Gain over the operator, by estimator, with intervals"),
         plot("plot-values", "Values of operator and policies, by estimator, with intervals"),
         '<p class="note">Differences are judged in units of the spread of logged returns, '
@@ -220,10 +222,11 @@ def _limits(content: Content) -> list[str]:
                 f"{share(limit['low'])} .. {share(limit['high'])}",
                 share(limit["allowed"]),
                 share(limit["operator"]),
+                "no sample" if limit["fqe"] is None else share(limit["fqe"]["value"]),
             ]
             for limit in candidate["limits"]
         ]
-        headings = ["limit", "outcome", "#policy outside", "#interval", "#tolerated", "#operator outside"]
+        headings = ["limit", "outcome", "#policy outside", "#interval", "#tolerated", "#operator outside", "#by FQE"]
         parts += [
             _heading(content, candidate),
             table(headings, rows)
@@ -231,7 +234,8 @@ def _limits(content: Content) -> list[str]:
             else "<p>The plant file states no limit of a state tag and no constraint.</p>",
         ]
     parts.append(
-        '<p class="note">Shares of simulated samples over the horizon. Absolute and rate limits of the commands hold '
+        '<p class="note">Shares of simulated samples over the horizon; by FQE, without any model, near samples count '
+        "more. Absolute and rate limits of the commands hold "
         "by construction, as in the exported controller.</p>"
     )
     return parts

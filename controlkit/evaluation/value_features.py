@@ -3,8 +3,14 @@
 A value is a sum of known functions of future states. The reward's formula is known, so it is not learned: a
 least-squares prediction of the next state tags, and the objective's terms at it, are given as inputs. They tell the
 networks how a reward goes on beyond the recorded commands (along |T - setpoint|, say), where (s, a) alone would be
-continued along a straight line. The prediction is one step long and a plain linear one, fitted for this purpose;
-nothing is rolled out.
+continued along a straight line. Predictions are plain linear ones, fitted for this purpose; nothing is rolled out.
+
+A window of past samples is not shown as it is: dozens of noisy columns that hardly differ drown the few that matter.
+Its place is taken by what it foretells, least-squares forecasts of the state tags 1, 2, 4, ... steps ahead if the
+operator goes on (predictive state, Littman, Sutton, Singh 2001): what is under way in a dead time, and what noisy
+samples say together, is in them. The products of the current tags and commands stand beside them: with these a
+quadratic value, the exact one of a linear plant with a quadratic objective (Bradtke 1993), is linear in what the
+networks see.
 """
 
 from __future__ import annotations
@@ -18,13 +24,18 @@ from controlkit.objective import CommandLimits, Objective
 from controlkit.replay import LoggedTransitions
 
 RIDGE = 1e-6
+# Steps ahead of the forecasts that stand for a window; the first is the next step.
+AHEAD = (1, 2, 4, 8, 16, 32)
+# Fewer recorded steps than this give no forecast so far ahead.
+MIN_ROWS = 50
 
 
 class ValueFeatures:
-    """(s, a) -> F scaled features: the observation, the command, the predicted state tags, the objective's terms there.
+    """(s, a) -> F scaled features: current tags, the command, forecasts of the state tags, the objective's terms at the
+    next step, and the products of current tags and commands.
 
     Args:
-        log: what prediction and scaling are fitted on.
+        log: what forecasts and scaling are fitted on.
         objective: of the plant.
         scaling: floors of the inputs' scaling.
 
@@ -40,43 +51,50 @@ class ValueFeatures:
         self._spread = torch.cat([torch.from_numpy(scaler.spread.copy()) for scaler in scalers])
         self._columns = torch.from_numpy(log.layout.state_columns)
         self._frame_size = len(log.layout.frame_tags)
-        self._coefficients = self._least_squares(log)
         low, high = (torch.from_numpy(x.copy())[self._columns] for x in (log.layout.low, log.layout.high))
         self._low, self._high = low, high
+        ahead = [steps for steps in AHEAD if int((log.remaining[log.rows] >= steps).sum()) >= MIN_ROWS]
+        self._ahead = ahead if log.layout.depth else ahead[:1]
+        self._coefficients = torch.stack(
+            [self._least_squares(log, steps) for steps in self._ahead]
+        )  # (K, O + m + 1, S)
         parts = log.overview.split(16384)
-        known = torch.cat([self._known(log.observe(rows), log.actions[rows]) for rows in parts])
-        self._known_centre, self._known_spread = known.mean(dim=0), known.std(dim=0).clamp(min=1e-6)
-        self.size = len(self._centre) + known.shape[1]
+        raw = torch.cat([self._raw(log.observe(rows), log.actions[rows]) for rows in parts])
+        self._raw_centre, self._raw_spread = raw.mean(dim=0), raw.std(dim=0).clamp(min=1e-6)
+        self.size = raw.shape[1]
 
     def __call__(self, observation: Tensor, action: Tensor) -> Tensor:
         """(B, O), (B, m) -> (B, F)."""
-        known = (self._known(observation, action) - self._known_centre) / self._known_spread
-        return torch.cat([self._scaled(observation, action), known], dim=1)
+        return (self._raw(observation, action) - self._raw_centre) / self._raw_spread
 
     def _scaled(self, observation: Tensor, action: Tensor) -> Tensor:
         return (torch.cat([observation, action], dim=1) - self._centre) / self._spread
 
-    def _known(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Predicted state tags and the objective's terms there: (B, S + terms)."""
-        x = self._scaled(observation, action).double()
-        change = (torch.cat([x, torch.ones_like(x[:, :1])], dim=1) @ self._coefficients).float()
-        state = (observation[:, self._columns] + change).clamp(self._low, self._high)
+    def _raw(self, observation: Tensor, action: Tensor) -> Tensor:
+        scaled = self._scaled(observation, action)
+        current = torch.cat([scaled[:, : self._frame_size], scaled[:, observation.shape[1] :]], dim=1)  # (B, n + m)
+        x = scaled.double()
+        change = (torch.cat([x, torch.ones_like(x[:, :1])], dim=1) @ self._coefficients).float()  # (K, B, S)
+        states = (observation[:, self._columns] + change).clamp(self._low, self._high)
         frame = observation[:, : self._frame_size].clone()  # exogenous and static tags stay for one step
-        frame[:, self._columns] = state
+        frame[:, self._columns] = states[0]
         terms = self.objective.terms(observation, action, frame).values()
-        return torch.cat([state, *(_column(term, state) for term in terms)], dim=1)
+        one, other = torch.triu_indices(current.shape[1], current.shape[1]).unbind()
+        products = current[:, one] * current[:, other]
+        return torch.cat([current, *states, *(_column(term, current) for term in terms), products], dim=1)
 
-    def _least_squares(self, log: LoggedTransitions) -> Tensor:
-        """(O + m + 1, S) coefficients of the change of the state tags."""
+    def _least_squares(self, log: LoggedTransitions, ahead: int) -> Tensor:
+        """(O + m + 1, S) coefficients of the change of the state tags over some steps."""
         size = len(self._centre) + 1
-        gram = RIDGE * len(log.rows) * torch.eye(size, dtype=torch.float64)
+        known = log.rows[log.remaining[log.rows] >= ahead]
+        gram = RIDGE * len(known) * torch.eye(size, dtype=torch.float64)
         moment = torch.zeros(size, len(self._columns), dtype=torch.float64)
-        for rows in log.rows.split(16384):
+        for rows in known.split(16384):
             observation = log.observe(rows)
             x = self._scaled(observation, log.actions[rows]).double()
             x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
             gram += x.T @ x
-            moment += x.T @ (log.next_state(rows) - observation[:, self._columns]).double()
+            moment += x.T @ (log.next_state(rows + ahead - 1) - observation[:, self._columns]).double()
         solution: Tensor = torch.linalg.solve(gram, moment)
         return solution
 
