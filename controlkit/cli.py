@@ -291,7 +291,8 @@ def run(
 @app.command(epilog="Example: controlkit benchmark refrigerator --out docs/results/refrigerator --seeds 3")
 def benchmark(
     suite: Annotated[
-        str, typer.Argument(help="Name of the suite: draft, filter, industrial, neorl, neorl2, refrigerator, speed.")
+        str,
+        typer.Argument(help="Name of the suite: draft, filter, industrial, neorl, neorl2, ope, refrigerator, speed."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json and tables.", show_default=False)],
     tasks: Annotated[str, typer.Option(help="Which tasks, with commas; all where none is named.")] = "",

@@ -18,6 +18,7 @@ SUITES = {
     "neorl": "controlkit.benchmarks.neorl",
     "neorl2": "controlkit.benchmarks.neorl2",
     "industrial": "controlkit.benchmarks.industrial",
+    "ope": "controlkit.benchmarks.ope",
     "draft": "controlkit.benchmarks.draft",
 }
 
