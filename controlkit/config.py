@@ -395,6 +395,15 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _anchored(self) -> RunConfig:
+        policy = self.policy
+        if policy.behaviour_anchor and policy.anchor_to == "log" and not round(policy.real_ratio * policy.batch_size):
+            raise ValueError(
+                "policy.anchor_to: log needs logged transitions in every batch, so real_ratio must not be 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _log_alone(self) -> RunConfig:
         algorithm = self.policy.algorithm
         if algorithm == "sac":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from controlkit.config import PolicyConfig
 from controlkit.errors import TrainingError
-from controlkit.models.actor import Actor, BehaviourClone
+from controlkit.models.actor import Actor
 from controlkit.replay import Batch
 
 
@@ -26,7 +26,6 @@ class LogLearner(ABC):
 
     Args:
         actor: trained in place; its mean command is the policy.
-        behaviour: the cloned operator, for the warm start.
         config: settings.
 
     Attributes:
@@ -36,8 +35,8 @@ class LogLearner(ABC):
 
     parts: tuple[str, ...] = ("actor", "averaged", "actor_optimiser")
 
-    def __init__(self, actor: Actor, behaviour: BehaviourClone, config: PolicyConfig) -> None:
-        self.actor, self.behaviour, self.config = actor, behaviour, config
+    def __init__(self, actor: Actor, config: PolicyConfig) -> None:
+        self.actor, self.config = actor, config
         self.averaged = copy.deepcopy(actor).requires_grad_(False)
         self.actor_optimiser = torch.optim.Adam(actor.net.parameters(), lr=config.actor_learning_rate)
         self.updates = self.averages = 0

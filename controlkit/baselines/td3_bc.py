@@ -7,7 +7,7 @@ moves every second update. Deviations from the paper:
 - Commands are judged after the plant's clamp and rate limit, with a straight-through gradient, targets too.
 - The actor is MOREC's own (a Gaussian whose mean is used), observations are scaled by the plant's ranges as everywhere,
   rewards are divided by the log's spread, and a linear path goes around each network.
-- The actor starts at the cloned operator (`policy.warm_start`), the learning rates are the configuration's and fall
+- The actor starts at the operator (`policy.warm_start`), the learning rates are the configuration's and fall
   along a cosine, and the actor that is kept may be an average of the last ones.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from controlkit.baselines.log_learner import LogLearner, descend
 from controlkit.config import PolicyConfig
-from controlkit.models.actor import Actor, BehaviourClone
+from controlkit.models.actor import Actor
 from controlkit.models.critic import Critics
 from controlkit.objective import CommandLimits
 from controlkit.replay import Batch
@@ -42,7 +42,6 @@ class TD3BCLearner(LogLearner):
 
     Args:
         actor, critics: trained in place.
-        behaviour: the cloned operator, for the warm start.
         limits: the plant's clamp and rate limit.
         config: settings.
         reward_spread: rewards are divided by it.
@@ -54,12 +53,11 @@ class TD3BCLearner(LogLearner):
         self,
         actor: Actor,
         critics: Critics,
-        behaviour: BehaviourClone,
         limits: CommandLimits,
         config: PolicyConfig,
         reward_spread: float,
     ) -> None:
-        super().__init__(actor, behaviour, config)
+        super().__init__(actor, config)
         self.critics, self.limits, self.reward_spread = critics, limits, reward_spread
         self.targets = copy.deepcopy(critics).requires_grad_(False)
         self.target_actor = copy.deepcopy(actor).requires_grad_(False)

@@ -11,6 +11,7 @@ The policies are laws, not trained runs, so that no dynamics reward judges their
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -25,24 +26,24 @@ import torch
 
 from controlkit.artifacts import commit
 from controlkit.benchmarks.ope_plants import PLANTS, get_truth_plant
-from controlkit.benchmarks.ope_scores import DataSet, risk_coverage, scores
+from controlkit.benchmarks.ope_scores import risk_coverage, scores
 from controlkit.benchmarks.ope_traps import TRAPS, run_trap
-from controlkit.benchmarks.ope_truth import ROLLOUTS, TRUTH_SEED, Truth, as_policy, collect_log, true_value
+from controlkit.benchmarks.ope_truth import ROLLOUTS, TRUTH_SEED, Truth, collect_log, evaluate_laws, true_value
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
-from controlkit.config import ScalingConfig
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import ControlkitError, nearest
-from controlkit.evaluation.assessment import FULL, Effort, assess
+from controlkit.evaluation.assessment import FULL, Effort
 from controlkit.evaluation.estimand import Estimand
 from controlkit.evaluation.findings import CandidateFindings, Findings
-from controlkit.files import read_json, write_json, write_text
-from controlkit.progress import Progress, Silent
+from controlkit.evaluation.policies import OPERATOR
+from controlkit.files import read_json, write_json, write_text, written_aside
+from controlkit.progress import Progress
 
 SUITE = "ope"
 # Episodes of a log. The middle one is the size that the figures to reach are stated for.
 SIZES = (30, 100, 300)
 DATA_SEED = 40_000
-OPERATOR = "operator"
+TRAP_TASK = "traps"
 
 Part = dict[str, Any]
 
@@ -65,7 +66,6 @@ def run_suite(
     progress: Progress,
     *,
     tasks: Sequence[str] = (),
-    methods: Sequence[str] = (),
     workers: int | None = None,
 ) -> str:
     """Runs the suite.
@@ -74,31 +74,16 @@ def run_suite(
         out: folder for `results.json`, `table.md`, the risk-coverage plot and the single data sets' figures.
         seeds: data sets per plant and size.
         progress: is told of each data set.
-        tasks: plants, and `traps`; all where none is named.
-        methods: log sizes in episodes, as text; all where none is named.
+        tasks: plants (`linear`), or one of their log sizes (`linear-100`), and `traps`; all where none is named.
         workers: processes; as many as there are processors where not given.
 
     Returns:
         The table, Markdown.
 
     Raises:
-        ControlkitError: an unknown plant or size.
+        ControlkitError: an unknown plant or log size.
     """
-    chosen = [_known(name, (*PLANTS, "traps"), "tasks") for name in tasks or (*PLANTS, "traps")]
-    sizes = [int(_known(size, [str(s) for s in SIZES], "methods")) for size in methods or map(str, SIZES)]
-    jobs = [
-        OpeJob(plant, size, seed, out / "parts" / f"{plant}-{size}-{seed}.json", out / "truth")
-        for size in sorted(sizes, key=lambda size: abs(size - SIZES[1]))
-        for plant in chosen
-        if plant != "traps"
-        for seed in range(seeds)
-    ]
-    if "traps" in chosen:
-        jobs += [
-            OpeJob(trap, 0, seed, out / "parts" / f"trap-{trap.replace(' ', '-')}-{seed}.json", out / "truth")
-            for trap in TRAPS
-            for seed in range(seeds)
-        ]
+    jobs = _jobs(tasks or (*PLANTS, TRAP_TASK), seeds, out)
     progress.start("data sets", len(jobs))
     parts: dict[tuple[str, int], list[Part]] = {}
     for job, part in _run_jobs(jobs, workers):
@@ -108,36 +93,36 @@ def run_suite(
     write_results(out, records)
     table = _table(parts, records)
     write_text(out / "table.md", table)
-    rows = {key[0]: [row for part in found for row in part["policies"]] for key, found in parts.items() if key[1]}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for (plant, size), found in parts.items():
+        if size:
+            rows.setdefault(plant, []).extend(row for part in found for row in part["policies"])
     if rows:
         _plot(rows, out / "risk-coverage.png")
     return table
 
 
 def judge(
-    plant_name: str, data: TransitionDataset, truth: Path, *, effort: Effort = FULL, seed: int = 0, rollouts: int = 0
+    plant_name: str,
+    data: TransitionDataset,
+    truth: Path,
+    *,
+    effort: Effort = FULL,
+    seed: int = 0,
+    rollouts: int = ROLLOUTS,
 ) -> list[dict[str, Any]]:
     """Evaluates all policies of a plant on a log, and holds what is found against the truth: a row per policy.
 
     Args:
         plant_name: which plant.
-        data: the operator's log. Policies start in its second half; models are fitted on all of it.
+        data: the operator's log.
         truth: folder that keeps the plant's true values.
         effort, seed: of the evaluation.
-        rollouts: for a true value; the benchmark's number where 0.
+        rollouts: for a true value.
     """
     plant = get_truth_plant(plant_name)
-    found = assess(
-        [as_policy(name, law) for name, law in plant.policies.items()],
-        data,
-        evaluation_rows=(0, middle(data)),
-        gamma=plant.gamma,
-        scaling=ScalingConfig(),
-        effort=effort,
-        progress=Silent(),
-        seed=seed,
-    )
-    true = known_truth(plant_name, found.estimand, truth, rollouts or ROLLOUTS)
+    found = evaluate_laws(plant, plant.policies, data, effort, seed)
+    true = known_truth(plant_name, found.estimand, truth, rollouts)
     values = [true[name].value for name in plant.policies]
     spread = max(values) - min(values)
     return [_row(candidate, found, true, spread) for candidate in found.candidates]
@@ -149,24 +134,21 @@ def known_truth(plant_name: str, estimand: Estimand, folder: Path, rollouts: int
     path = folder / f"{plant_name}-{estimand.horizon}-{estimand.gamma:g}-{rollouts}.npz"
     names = (OPERATOR, *plant.policies)
     if path.is_file():
-        with np.load(path) as kept:
-            if tuple(kept["names"]) == names:
-                return {
-                    name: Truth(float(kept["value"][i]), float(kept["stderr"][i]), kept["steps"][i])
-                    for i, name in enumerate(names)
-                }
+        with np.load(path) as archive:
+            kept = dict(archive)
+        if tuple(kept["names"]) == names:
+            figures = zip(kept["value"].tolist(), kept["stderr"].tolist(), kept["steps"], strict=True)
+            return {name: Truth(*each) for name, each in zip(names, figures, strict=True)}
     laws = {OPERATOR: plant.operator, **plant.policies}
     found = {name: true_value(plant, law, estimand, rollouts) for name, law in laws.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.npz")  # several processes may come to it at once
-    np.savez_compressed(
-        partial,
-        names=np.array(names),
-        value=np.array([t.value for t in found.values()]),
-        stderr=np.array([t.stderr for t in found.values()]),
-        steps=np.stack([t.steps for t in found.values()]).astype(np.float32),
-    )
-    partial.replace(path)
+    with written_aside(path) as aside, aside.open("wb") as stream:  # several processes may come to it at once
+        np.savez_compressed(
+            stream,
+            names=np.array(names),
+            value=np.array([t.value for t in found.values()]),
+            stderr=np.array([t.stderr for t in found.values()]),
+            steps=np.stack([t.steps for t in found.values()]).astype(np.float32),
+        )
     return found
 
 
@@ -202,8 +184,10 @@ def _row(candidate: CandidateFindings, found: Findings, true: dict[str, Truth], 
 def _run_jobs(jobs: Sequence[OpeJob], workers: int | None) -> Iterator[tuple[OpeJob, Part]]:
     left = []
     for job in jobs:
-        if job.part.is_file():
-            yield job, read_json(job.part)
+        part = read_json(job.part) if job.part.is_file() else {}
+        # What was evaluated with other settings is evaluated again.
+        if part.get("effort") == asdict(FULL):
+            yield job, part
         else:
             left.append(job)
     if not left:
@@ -229,14 +213,25 @@ def _run_job(job: OpeJob) -> Part:
     return part
 
 
-def _known(name: str, names: Sequence[str], option: str) -> str:
-    if name not in names:
-        raise ControlkitError(f"unknown '{name}'", where=f"benchmark {SUITE} --{option}", cure=nearest(name, names))
-    return name
-
-
-def _sets(parts: Sequence[Part]) -> list[DataSet]:
-    return [part["policies"] for part in parts]
+def _jobs(tasks: Sequence[str], seeds: int, out: Path) -> list[OpeJob]:
+    """The data sets of some tasks: the size that matters most first, traps last."""
+    names = (*PLANTS, *(f"{plant}-{size}" for plant in PLANTS for size in SIZES), TRAP_TASK)
+    wanted: list[tuple[str, int]] = []
+    for task in tasks:
+        if task not in names:
+            raise ControlkitError(f"unknown '{task}'", where=f"benchmark {SUITE} --tasks", cure=nearest(task, names))
+        plant, _, size = task.partition("-")
+        if task == TRAP_TASK:
+            wanted += [(trap, 0) for trap in TRAPS]
+        else:
+            wanted += [(plant, each) for each in SIZES if size in ("", str(each))]
+    wanted = sorted(dict.fromkeys(wanted), key=lambda each: (not each[1], abs(each[1] - SIZES[1])))
+    jobs = []
+    for plant, episodes in wanted:
+        name = f"{plant.replace(' ', '-')}-{episodes or 'trap'}"
+        for seed in range(seeds):
+            jobs.append(OpeJob(plant, episodes, seed, out / "parts" / f"{name}-{seed}.json", out / "truth"))
+    return jobs
 
 
 def _records(parts: dict[tuple[str, int], list[Part]]) -> list[Record]:
@@ -245,11 +240,13 @@ def _records(parts: dict[tuple[str, int], list[Part]]) -> list[Record]:
         seconds = round(sum(part["seconds"] for part in found), 1)
         commits = ", ".join(dict.fromkeys(part["commit"] for part in found))
         if size:
-            figures, task = scores(_sets(found)), f"{plant}, {size} episodes"
+            figures, task = scores([part["policies"] for part in found]), f"{plant}, {size} episodes"
         else:
             figures, task = {"traps_refused": float(np.mean([part["caught"] for part in found]))}, f"trap: {plant}"
             figures["twins_accepted"] = float(np.mean([part["twin_accepted"] for part in found]))
         for metric, value in figures.items():
+            if not math.isfinite(value):  # a share or an error of no policy at all
+                continue
             records.append(
                 Record(
                     SUITE, task, "controlkit", metric, float(value), 0.0, len(found), 0, seconds, commits, "", machine()
@@ -279,7 +276,7 @@ def _table(parts: dict[tuple[str, int], list[Part]], records: Sequence[Record]) 
         task = f"{plant}, {size} episodes"
         cells = []
         for metric in _COLUMNS:
-            cell = f"{figures[task, metric]:.3f}"
+            cell = f"{figures[task, metric]:.3f}" if (task, metric) in figures else "none"
             if (task, f"{metric}_upper") in figures:
                 upper, count = figures[task, f"{metric}_upper"], figures[task, f"{metric}_of"]
                 cell += f" (≤ {upper:.3f}, of {count:.0f})"
@@ -316,12 +313,6 @@ def _plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def middle(data: TransitionDataset) -> int:
-    """The row at which the second half of the episodes begins."""
-    starts = np.flatnonzero(data.position == 0)
-    return int(starts[len(starts) // 2])
 
 
 def _digest(data: TransitionDataset) -> str:

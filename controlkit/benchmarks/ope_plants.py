@@ -30,6 +30,8 @@ from envs.tasks import get_task
 # (B, O) observations, (B, m) standard normal noise -> (B, m) commands, before the plant's limits
 Law = Callable[[Floats, Floats], Floats]
 POLICIES = 24
+# Of the linear plant: the family's direction, of which the operator takes so much, and its hand's unsteadiness.
+LINEAR_GAIN, OPERATOR_SHARE, HAND = np.array([[0.3, 0.6]]), 0.6, 0.3
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def get_truth_plant(name: str) -> TruthPlant:
 
 
 @dataclass(frozen=True)
-class Affine:
+class StateFeedback:
     """command = offset - gain x + hand noise, of the first S slots of the observation."""
 
     gain: Floats  # (m, S)
@@ -88,20 +90,20 @@ class LinearPlant:
     noise: Floats = field(default_factory=lambda: np.array([0.05, 0.10]))
     weights: Floats = field(default_factory=lambda: np.array([1.0, 0.1]))
 
-    def moments(self, law: Affine, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
+    def moments(self, law: StateFeedback, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
         """One step of mean (S,) and covariance (S, S) under a law."""
         closed = self.a - self.b @ law.gain
         spread = self.b @ self.b.T * law.hand**2 + np.diag(self.noise**2)
         return closed @ mean + self.b @ law.offset, closed @ covariance @ closed.T + spread
 
-    def stationary(self, law: Affine) -> tuple[Floats, Floats]:
+    def stationary(self, law: StateFeedback) -> tuple[Floats, Floats]:
         """Mean and covariance that a law leads to."""
         mean, covariance = np.zeros(len(self.a)), np.zeros_like(self.a)
         for _ in range(2000):
             mean, covariance = self.moments(law, mean, covariance)
         return mean, covariance
 
-    def value(self, law: Affine, operator: Affine, weights: Floats) -> float:
+    def value(self, law: StateFeedback, operator: StateFeedback, weights: Floats) -> float:
         """Weighted sum (H,) of the expected rewards of the H steps that follow on the operator's stationary states."""
         mean, covariance = self.stationary(operator)
         total = 0.0
@@ -123,7 +125,7 @@ class VectorLinear:
 
     frame_tags = ("deviation", "inflow")
 
-    def __init__(self, copies: int, rng: np.random.Generator, plant: LinearPlant, operator: Affine) -> None:
+    def __init__(self, copies: int, rng: np.random.Generator, plant: LinearPlant, operator: StateFeedback) -> None:
         self.copies, self.plant, self._rng = copies, plant, rng
         self._start = plant.stationary(operator)
         self.reset()
@@ -152,10 +154,9 @@ class VectorLinear:
 def linear() -> TruthPlant:
     """Gains around the operator's, and biases."""
     plant = LinearPlant()
-    base = np.array([[0.3, 0.6]])
-    operator = Affine(0.6 * base, np.array([0.15]), hand=0.3)
+    operator = StateFeedback(OPERATOR_SHARE * LINEAR_GAIN, np.array([0.15]), hand=HAND)
     policies = {
-        f"gain {gain:g}, bias {bias:g}": Affine(gain * base, np.array([bias]))
+        f"gain {gain:g}, bias {bias:g}": StateFeedback(gain * LINEAR_GAIN, np.array([bias]))
         for gain in (0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0)
         for bias in (0.0, 0.15, 0.3)
     }

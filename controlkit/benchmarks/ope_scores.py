@@ -1,7 +1,7 @@
 """What a set of evaluations with known truth is worth: errors, ranks, coverage, verdicts, and what refusing is for.
 
-Errors are judged in units of the range of the plant's true policy values. Rates are means over data sets, since
-policies of one data set share its errors; their upper bounds are clustered by data set.
+Errors are judged in units of the range of the plant's true policy values. Rates are of all policies of all data sets;
+their upper bounds are clustered by data set, since policies of one data set share its errors.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def scores(sets: Sequence[DataSet]) -> dict[str, float]:
     found["spearman"] = _mean([float(spearman(_of(each, "gain"), _of(each, "true_gain"))) for each in sets])
     found["regret_at_1"] = _mean([_regret(each) for each in sets])
     spoken = [[row for row in each if row["verdict"] in GIVEN] for each in sets]
-    found["regret_given"] = _mean([_regret(each, among) for each, among in zip(sets, spoken, strict=True) if among])
+    found["regret_given"] = _mean([_regret(among) for among in spoken if among])
     found |= _rates("false_go", sets, lambda row: not _truly_better(row, 0.0), _goes)
     found |= _rates("power", sets, lambda row: _truly_better(row) and _known(row), _goes)
     found |= _rates("verdict_share", sets, _known, lambda row: row["verdict"] in GIVEN)
@@ -104,11 +104,10 @@ def _known(row: Row) -> bool:
     return bool(row["true_support"] >= SUPPORTED)
 
 
-def _regret(each: DataSet, among: DataSet | None = None) -> float:
+def _regret(each: DataSet) -> float:
     """What choosing by the estimated gain gives away, in ranges."""
-    chosen = max(each if among is None else among, key=lambda row: float(row["gain"]))
-    pool = each if among is None else among
-    best = max(float(row["true_gain"]) for row in pool)
+    chosen = max(each, key=lambda row: float(row["gain"]))
+    best = max(float(row["true_gain"]) for row in each)
     return (best - float(chosen["true_gain"])) / float(chosen["range"])
 
 

@@ -18,11 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from controlkit.benchmarks.ope_plants import Affine, Law, LinearPlant, TruthPlant, linear
-from controlkit.benchmarks.ope_truth import as_policy, collect_log, true_value
-from controlkit.config import ScalingConfig
-from controlkit.evaluation.assessment import FULL, Effort, assess
-from controlkit.progress import Silent
+from controlkit.benchmarks.ope_plants import (
+    HAND,
+    LINEAR_GAIN,
+    OPERATOR_SHARE,
+    Law,
+    LinearPlant,
+    StateFeedback,
+    TruthPlant,
+    linear,
+)
+from controlkit.benchmarks.ope_truth import collect_log, evaluate_laws, true_value
+from controlkit.evaluation.assessment import FULL, Effort
 from controlkit.spec import PlantSpec
 from envs.simulation import Floats, checked_command
 
@@ -95,7 +102,7 @@ class _Seeing:
         simulator: the latest one that was made.
     """
 
-    def __init__(self, law: Affine, share: float) -> None:
+    def __init__(self, law: StateFeedback, share: float) -> None:
         self.law, self.share = law, share
         self.simulator: VectorDisturbed | None = None
 
@@ -105,15 +112,15 @@ class _Seeing:
 
 
 def _case(
-    policy_gain: float, *, feed: float = 0.0, logged: bool = False, hand: float = 0.3, stalls: bool = False
+    policy_gain: float, *, feed: float = 0.0, logged: bool = False, hand: float = HAND, stalls: bool = False
 ) -> Case:
     base = linear()
     spec = base.spec.to_dict()
     if logged:
         action = spec["tags"].pop("valve")
         spec["tags"] |= {"feed": {"role": "exogenous", "unit": "m", "range": [-20, 20]}, "valve": action}
-    gain = np.array([[0.3, 0.6]])
-    law = Affine(0.6 * gain, np.zeros(1), hand)
+    gain = LINEAR_GAIN
+    law = StateFeedback(OPERATOR_SHARE * gain, np.zeros(1), hand)
     operator: Law = law
     if feed:
         operator = _Seeing(law, 1.0)
@@ -127,8 +134,8 @@ def _case(
     plant = replace(base, spec=PlantSpec.from_dict(spec), simulator=make, operator=operator, linear=None)
     if feed:
         # Answers what the operator answers, and the state more firmly: better than it, if it is told of the feed.
-        return Case(plant, _fed(gain, policy_gain) if logged else Affine(policy_gain * gain, np.zeros(1)))
-    return Case(plant, Affine(policy_gain * gain, np.zeros(1)))
+        return Case(plant, _fed(gain, policy_gain) if logged else StateFeedback(policy_gain * gain, np.zeros(1)))
+    return Case(plant, StateFeedback(policy_gain * gain, np.zeros(1)))
 
 
 def _fed(gain: Floats, times: float) -> Law:
@@ -162,17 +169,7 @@ def run_trap(name: str, seed: int, effort: Effort = FULL, episodes: int = EPISOD
 
 def _evaluated(case: Case, seed: int, effort: Effort, episodes: int) -> dict[str, Any]:
     data = collect_log(case.plant, episodes, seed)
-    half = np.flatnonzero(data.position == 0)[episodes // 2]
-    found = assess(
-        [as_policy("policy", case.policy)],
-        data,
-        evaluation_rows=(0, int(half)),
-        gamma=case.plant.gamma,
-        scaling=ScalingConfig(),
-        effort=effort,
-        progress=Silent(),
-        seed=seed,
-    )
+    found = evaluate_laws(case.plant, {"policy": case.policy}, data, effort, seed)
     (candidate,) = found.candidates
     policy, operator = (
         true_value(case.plant, law, found.estimand, 2048).value for law in (case.policy, case.plant.operator)

@@ -7,17 +7,22 @@ horizon are weighted and summed up. All policies of a plant meet the same starts
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from controlkit.benchmarks.ope_plants import Affine, Law, TruthPlant
+from controlkit.benchmarks.ope_plants import Law, StateFeedback, TruthPlant
+from controlkit.config import ScalingConfig
 from controlkit.dataset import TransitionDataset
+from controlkit.evaluation.assessment import Effort, assess
 from controlkit.evaluation.estimand import Estimand
+from controlkit.evaluation.findings import Findings
 from controlkit.evaluation.policies import EvaluatedPolicy
 from controlkit.layout import Layout
 from controlkit.objective import CommandLimits, Objective
+from controlkit.progress import Silent
 from envs.simulation import Floats, spawned_seeds
 from envs.window import ObservationWindow
 
@@ -100,9 +105,27 @@ def true_value(plant: TruthPlant, law: Law, estimand: Estimand, rollouts: int = 
         steps.append(np.concatenate([current, command[:WATCHED]], axis=1)[seen])
         observation = window.step(command, frame)
     known = np.concatenate(steps)
-    if plant.linear is not None and isinstance(law, Affine) and isinstance(plant.operator, Affine):
+    if plant.linear is not None and isinstance(law, StateFeedback) and isinstance(plant.operator, StateFeedback):
         return Truth(plant.linear.value(law, plant.operator, weights), 0.0, known)
     return Truth(float(total.mean()), float(total.std(ddof=1) / np.sqrt(rollouts)), known)
+
+
+def evaluate_laws(
+    plant: TruthPlant, laws: Mapping[str, Law], data: TransitionDataset, effort: Effort, seed: int
+) -> Findings:
+    """The evaluation of laws from an operator's log alone: models are fitted on all of it, policies start in the second
+    half of its episodes."""
+    starts = np.flatnonzero(data.position == 0)
+    return assess(
+        [as_policy(name, law) for name, law in laws.items()],
+        data,
+        evaluation_rows=(0, int(starts[len(starts) // 2])),
+        gamma=plant.gamma,
+        scaling=ScalingConfig(),
+        effort=effort,
+        progress=Silent(),
+        seed=seed,
+    )
 
 
 def as_policy(name: str, law: Law) -> EvaluatedPolicy:

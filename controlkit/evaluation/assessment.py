@@ -36,7 +36,7 @@ from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluati
 from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.fqe import FittedValues, fit_values
 from controlkit.evaluation.importance import effective_samples
-from controlkit.evaluation.limits import judge_limit, limits_of, recorded_outside
+from controlkit.evaluation.limits import Limit, judge_limit, limits_of
 from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
 from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, unexplained
 from controlkit.evaluation.recorded_reward import learned_reward
@@ -206,7 +206,7 @@ def assess(
         effort.fqe_updates,
         generator,
         progress,
-        recorded_outside(limited, log),
+        limited,
     )
     recorded = RecordedSteps(log, model, limits, scaling)
     common = _Common(
@@ -218,6 +218,7 @@ def assess(
         starts,
         estimand,
         objective,
+        limited,
         recorded,
         ratios(rolled[0], model, recorded, log, fitted.rows, estimand),
         clones[0],
@@ -265,6 +266,7 @@ class _Common:
     starts: Starts
     estimand: Estimand
     objective: Objective
+    limits: tuple[Limit, ...]
     recorded: RecordedSteps
     operator_ratios: torch.Tensor
     clone: BehaviourClone
@@ -298,13 +300,12 @@ def _candidate(
         )
         filtered = _by_model(values(judged), block, level, rng)
     support = find_support(rolled[number], common.recorded, policy.dynamics_reward, estimand)
-    limited = limits_of(objective.spec)
     judged_limits = tuple(
-        judge_limit(limit, objective, rolled[number], rolled[0], block, level, rng) for limit in limited
+        judge_limit(limit, objective, rolled[number], rolled[0], block, level, rng) for limit in common.limits
     )
     outside_fqe = tuple(
         _by_fqe(fitted.outside[number, ..., column], block, level, rng) if limit.tag else None
-        for column, limit in enumerate(limited)
+        for column, limit in enumerate(common.limits)
     )
     robust = correct(
         fitted,

@@ -26,6 +26,7 @@ from torch import Tensor
 from controlkit.config import ScalingConfig
 from controlkit.errors import TrainingError
 from controlkit.evaluation.estimand import Estimand
+from controlkit.evaluation.limits import Limit, recorded_outside
 from controlkit.evaluation.policies import EvaluatedPolicy, command
 from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.models.layers import BatchedLinear, BatchedMLP
@@ -76,7 +77,7 @@ def fit_values(
     updates: int,
     generator: torch.Generator,
     progress: Progress,
-    indicators: Tensor | None = None,
+    limits: Sequence[Limit] = (),
 ) -> FittedValues:
     """Evaluates all policies in one pass.
 
@@ -91,15 +92,14 @@ def fit_values(
         updates: gradient steps.
         generator: weights, bootstrap, batches, a stochastic policy's draws.
         progress: one unit per hundred updates.
-        indicators: (T, L) of each usable row of the log, whether its next sample lies outside each limit.
+        limits: L of them.
 
     Raises:
         TrainingError: a loss is no number.
     """
-    features = ValueFeatures(log, objective, scaling)
+    features = ValueFeatures(log, objective, scaling, limits)
     rows, count = log.rows, len(policies) * members
-    judged = torch.zeros(len(rows), 0) if indicators is None else indicators.float()
-    reward = torch.cat([log.rewards[rows].unsqueeze(1), judged], dim=1)  # (T, 1 + L)
+    reward = torch.cat([log.rewards[rows].unsqueeze(1), recorded_outside(limits, log)], dim=1)  # (T, 1 + L)
     centre, spread = reward.mean(dim=0), reward.std(dim=0).clamp(min=1e-6)
     now = features(log.observe(rows), log.actions[rows])  # (T, F)
     after = _features_after(features, policies, log, rows + 1, generator)  # (P, D, T, F)

@@ -62,6 +62,7 @@ class PolicyTraining:
         rollout, batch = config.rollout, config.policy.batch_size
         self._world = WorldModel(models.dynamics, spec, config.device, models.reward_model)
         self._spread = max(float(log.rewards[log.rows].std()), 1e-6)
+        self._behaviour = models.behaviour
         _prepare_actor(models, log, config)
         critics = _scaled_critics(models, spec, config)
         self._learner = _learner(models, critics, log, config, self._spread, self._world)
@@ -118,7 +119,7 @@ class PolicyTraining:
                 command = self._log.actions[rows]
             else:
                 with torch.no_grad():
-                    command = self._learner.behaviour(observation)
+                    command = self._behaviour(observation)
             self._learner.warm_start(observation, command)
 
     def epoch(self) -> Epoch:
@@ -193,9 +194,9 @@ def _learner(
     """What the configuration trains the policy with."""
     policy, limits = config.policy, CommandLimits(world.objective.spec)
     if policy.algorithm == "bc":
-        return BCLearner(models.actor, models.behaviour, policy)
+        return BCLearner(models.actor, policy)
     if policy.algorithm == "td3_bc":
-        return TD3BCLearner(models.actor, critics, models.behaviour, limits, policy, spread)
+        return TD3BCLearner(models.actor, critics, limits, policy, spread)
     mobile = config.rollout.penalty == "mobile"
     doubt = BellmanDoubt(world, config.rollout.penalty_coefficient) if mobile else None
     centred = policy.centre_rewards and not world.objective.spec.episodes.terminated

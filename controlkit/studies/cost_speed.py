@@ -72,6 +72,6 @@ class OurUpdates:
 def _learner(work: Workload) -> LogLearner:
     models, policy = work.models, work.config.policy
     if policy.algorithm == "bc":
-        return BCLearner(models.actor, models.behaviour, policy)
+        return BCLearner(models.actor, policy)
     critics: Any = build_critics(work.config, work.spec, torch.Generator().manual_seed(0))
-    return TD3BCLearner(models.actor, critics, models.behaviour, CommandLimits(work.spec), policy, 1.0)
+    return TD3BCLearner(models.actor, critics, CommandLimits(work.spec), policy, 1.0)

@@ -35,13 +35,13 @@ def td3_bc(spec: PlantSpec | None = None, **policy: Any) -> TD3BCLearner:
     drawn = generator()
     models = build_models(config, spec, drawn)
     critics = build_critics(config, spec, drawn)
-    return TD3BCLearner(models.actor, critics, models.behaviour, CommandLimits(spec), config.policy, reward_spread=2.0)
+    return TD3BCLearner(models.actor, critics, CommandLimits(spec), config.policy, reward_spread=2.0)
 
 
 def bc(**policy: Any) -> BCLearner:
     config = small_plant.config(policy=FAST | {"algorithm": "bc"} | policy)
     models = build_models(config, small_plant.spec(), generator())
-    return BCLearner(models.actor, models.behaviour, config.policy)
+    return BCLearner(models.actor, config.policy)
 
 
 def batch(drawn: torch.Generator, logged_gain: float = 0.5, noise: float = 0.0) -> Batch:

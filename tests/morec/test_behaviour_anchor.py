@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from controlkit.artifacts import Models, RunFolder, build_models
+from controlkit.config import RunConfig
 from controlkit.dataset import RECORD
+from controlkit.errors import ConfigError
 from controlkit.files import read_json
 from controlkit.morec.policy_training import PolicyTraining
 from controlkit.morec.policy_update import PolicyLearner
@@ -77,3 +79,11 @@ def test_an_anchor_in_units_of_a_value_grows_with_rewards_and_horizon() -> None:
         centre = rewards.mean() if centred else 0.0
         value = (rewards - centre).abs().mean() / rewards.std() / (1 - gamma)
         assert learner.anchor == pytest.approx(0.5 * float(value), rel=1e-4)
+
+
+def test_an_anchor_to_the_log_needs_logged_transitions() -> None:
+    policy = {"behaviour_anchor": 1.0, "anchor_to": "log", "real_ratio": 0.001}
+    with pytest.raises(ConfigError, match="anchor_to"):
+        RunConfig.from_dict({"policy": policy})
+    RunConfig.from_dict({"policy": policy | {"real_ratio": 0.5}})
+    RunConfig.from_dict({"policy": policy | {"behaviour_anchor": 0.0}})
