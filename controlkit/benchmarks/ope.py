@@ -310,7 +310,7 @@ def _plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     axes.set_xlabel("share of policies accepted, most trusted first")
     axes.set_ylabel("median |error| of the gain, ranges of true values")
     axes.set_yscale("log")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

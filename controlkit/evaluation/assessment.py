@@ -317,6 +317,7 @@ def _candidate(
         estimand,
         rng,
         level,
+        clone_error,
     )
     evidence = Evidence(
         spread=float(starts.returns.std()),

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controlkit.evaluation.bootstrap import LEVEL, Estimate, moving_block, refits, t_interval
+from controlkit.evaluation.bootstrap import LEVEL, Estimate, StandardError, moving_block, refits, t_interval
 from controlkit.evaluation.estimand import Estimand
 from controlkit.evaluation.evaluation_model import EvaluationModel
 from controlkit.evaluation.fqe import FittedValues
@@ -89,6 +89,7 @@ def correct(
     estimand: Estimand,
     rng: np.random.Generator,
     level: float = LEVEL,
+    of_operator: StandardError | None = None,
 ) -> DoublyRobust:
     """The estimate for policy `number` of the fitted ones; 0 is the operator.
 
@@ -100,14 +101,16 @@ def correct(
         estimand: gives the discount.
         rng: draws blocks.
         level: of the intervals.
+        of_operator: what the operator's clones add to the gain's error, which all Q functions share.
     """
     known = torch.isfinite(fitted.errors[number])
     scale = 1.0 / (1.0 - estimand.gamma)
     mine = scale * (weights * fitted.errors[number])[known]
     theirs = scale * (operator_weights * fitted.errors[0])[known]
 
-    def estimate(values: Tensor, correction: Tensor) -> Estimate:
+    def estimate(values: Tensor, correction: Tensor, *more: StandardError) -> Estimate:
         errors = [
+            *more,
             refits(values.mean(dim=1).numpy()),
             moving_block(values.mean(dim=0).numpy(), block, rng),
             moving_block(correction.numpy(), rows_block, rng),
@@ -116,7 +119,7 @@ def correct(
 
     return DoublyRobust(
         estimate(fitted.values[number], mine),
-        estimate(fitted.values[number] - fitted.values[0], mine - theirs),
+        estimate(fitted.values[number] - fitted.values[0], mine - theirs, *([of_operator] if of_operator else [])),
         float(weights.sum() ** 2 / (len(weights) * weights.square().sum()).clamp(min=1e-12)),
     )
 

@@ -45,8 +45,8 @@ def gain(content: Content) -> Figure:
         rows += [
             (f"{prefix}model rollouts", candidate["gain_model"], POLICY, "circle"),
             (f"{prefix}fitted Q evaluation", candidate["gain_fqe"], OPERATOR, "square"),
+            (f"{prefix}the two joined", candidate["gain"], "#000000", "diamond"),
             (f"{prefix}doubly robust", candidate["gain_doubly_robust"], RECORDED, "triangle-up"),
-            (f"{prefix}both joined", candidate["gain"], "#000000", "diamond"),
         ]
     figure = _forest(rows, f"gain over the operator, {_unit(content)} per period")
     figure["layout"]["shapes"] = [
