@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from controlkit.edge_commands import register as register_edge
 from controlkit.errors import ControlkitError
 
 app = typer.Typer(
@@ -263,29 +264,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: controlkit run bundle --plant sim:refrigerator --steps 2000")
-def run(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    plant: Annotated[str, typer.Option(help="sim:TASK.", show_default=False)],
-    steps: Annotated[int, typer.Option(min=1)] = 2000,
-    seed: Seed = 0,
-) -> None:
-    """Run a bundle on a plant; so far on a simulated one."""
-    from deploy.bundle import load_bundle
-    from deploy.runtime.loop import run_simulation
-    from deploy.runtime.plant import plant_address
-    from deploy.runtime.session import ControllerSession
-    from envs.tasks import get_task
-
-    task = get_task(plant_address(plant).target)
-    session = ControllerSession(load_bundle(bundle))
-    record = run_simulation(session, task.make(), seed=seed, steps=steps)
-    print(f"{len(record.actions)} steps, mean reward {record.rewards.mean():.4f} per period")
-    print(f"limit violations: {record.limit_violations}")
-    print(f"steps on the fallback alone: {record.fallback_share:.1%}")
-    for flag, count in record.flags.items():
-        if count:
-            print(f"  {flag}: {count} steps")
+register_edge(app)
 
 
 @app.command(epilog="Example: controlkit benchmark refrigerator --out docs/results/refrigerator --seeds 3")

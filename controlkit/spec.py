@@ -67,7 +67,17 @@ class RampFallback(Strict):
     rate_per_s: Annotated[float, Field(gt=0)] | None = None
 
 
-Fallback = Annotated[PIFallback | HoldFallback | RampFallback, Field(discriminator="kind")]
+class OperatorFallback(Strict):
+    """Commands what the logged operator would (the behaviour clone of the run), within limits and rate.
+
+    Only while the whole observation is known: until its history is full, and while a tag has no usable value, the
+    command in force is kept.
+    """
+
+    kind: Literal["operator"]
+
+
+Fallback = Annotated[PIFallback | HoldFallback | RampFallback | OperatorFallback, Field(discriminator="kind")]
 
 
 class Tag(Strict):
@@ -88,7 +98,8 @@ class Tag(Strict):
         of: for a feedback, the action it measures.
         accept: for a mode, the values in which the log may be used.
         safe: an action's safe value.
-        fallback: what commands an action while the controller may not.
+        fallback: what commands an action while the controller may not: a `pi`, `hold`, a `ramp` to the safe value, or
+            the cloned `operator`.
         node: OPC UA node id.
         log_unit: the unit in the log, where it differs; values are converted to `unit` when they are read.
         compression: how the historian thinned the tag out.

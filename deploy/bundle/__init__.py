@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from deploy.bundle.manifest import SCHEMA, VERDICTS, Manifest
+from deploy.bundle.manifest import VERDICTS, Manifest
+from deploy.bundle.schemas import SCHEMA
 from deploy.bundle.signing import load_public_key, new_key
 from deploy.bundle.store import Bundle, load_bundle, write_bundle
 from deploy.bundle.verify import Check, verify_bundle

@@ -1,4 +1,8 @@
-"""What a bundle says about itself: strict records, so that a manifest either is understood whole or refused."""
+"""What a bundle says about itself: strict records, so that a manifest either is understood whole or refused.
+
+Schema 2 is written. Earlier ones are read into the same records by `deploy.bundle.schemas`, and stay byte for byte what
+they were when they are written again.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from controlkit.errors import ArtifactError
-from deploy.bundle.safety import CalibrationRecord, Record, SafetyConfig, Thresholds
+from deploy.bundle.safety import CalibrationRecord, Recalibration, Record, SafetyConfig, Thresholds
+from deploy.bundle.schemas import SCHEMAS
 
-SCHEMA = 1
 MODEL, MANIFEST, SIGNATURE = "controller.onnx", "manifest.json", "manifest.sig"
 VERDICTS = ("GO TO SHADOW", "INCONCLUSIVE", "NO-GO", "NO VERDICT")
 Verdict = Literal["GO TO SHADOW", "INCONCLUSIVE", "NO-GO", "NO VERDICT"]
@@ -28,6 +32,12 @@ OUTPUTS = (
     "flags",
     "state_out",
 )
+
+# What an edge goes by, by name (see `deploy.export.slots`): slots of the state, beside the last `command` of every
+# actuator, and the flags that say whether the shortfall is a score and whether the history is full.
+SHORTFALL, SHIFT, STRETCH = "shortfall", "shortfall_shift", "shortfall_stretch"
+STATE_NEEDED = ("trust", "ewma", "cusum")
+FLAGS_NEEDED = ("observed_unscored", "observed_unfamiliar", "history_filling")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Ascii = Annotated[str, Field(pattern=r"^[ -~]+$", max_length=300)]
@@ -138,7 +148,7 @@ class Manifest(Record):
     """Everything that an edge box must know to run the controller and that a person must know to trust it.
 
     Attributes:
-        schema_version: of this record.
+        schema_version: in which it was written.
         plant: name of the plant.
         period_s: sample period.
         spec, layout: the plant's description and the observation's slots, as `controlkit.spec` and `.layout` write
@@ -147,10 +157,11 @@ class Manifest(Record):
         commands: limits of the m commands, in the order of `act_prev`.
         inputs, outputs: every slot of every port, in order.
         history_samples, history_commands: what must be known, without a break, before the policy may act.
+        recalibration: how an edge may fit the observed checks to its plant; `None` in schema 1, whose graph cannot.
         signer: hex of the Ed25519 public key whose signature lies in `manifest.sig`; `None` if unsigned.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     controlkit: str
     created: str
     plant: str
@@ -168,6 +179,7 @@ class Manifest(Record):
     safety: SafetyConfig
     thresholds: Thresholds
     calibration: CalibrationRecord
+    recalibration: Recalibration | None
     spec: dict[str, Any]
     layout: dict[str, Any]
     golden: Annotated[tuple[GoldenVector, ...], Field(min_length=1, max_length=64)]
@@ -188,11 +200,31 @@ class Manifest(Record):
             raise ValueError("ports that show the same tags differ")
         if [command.tag for command in self.commands] != names["act_prev"]:
             raise ValueError("the commands are not the ones of act_prev")
+        self._require_named_slots()
         for number, vector in enumerate(self.golden):
             for ports, values in ((self.inputs, vector.inputs), (self.outputs, vector.outputs)):
                 if {k: len(v) for k, v in values.items()} != {k: len(v) for k, v in ports.items()}:
                     raise ValueError(f"golden vector {number} does not have the ports' sizes")
         return self
+
+    def _require_named_slots(self) -> None:
+        """The slots and flags that an edge goes by, with the bounds that this manifest states."""
+        state = {slot.name: (slot.low, slot.high) for slot in self.inputs["state_in"]}
+        needed = (*STATE_NEEDED, *(f"command.{command.tag}" for command in self.commands))
+        if (self.recalibration is None) != (self.schema_version == 1):
+            raise ValueError(f"schema {self.schema_version} and 'recalibration' do not go together")
+        if self.recalibration is not None:
+            if self.recalibration != Recalibration.of(self.safety):
+                raise ValueError("'recalibration' and 'safety' differ")
+            needed += (SHORTFALL, SHIFT, STRETCH)
+        missing = [f"slot '{name}'" for name in needed if name not in state]
+        missing += [f"flag '{name}'" for name in FLAGS_NEEDED if name not in self.flags()]
+        if missing:
+            raise ValueError(f"the graph lacks the {missing[0]}")
+        if self.recalibration is not None:
+            shift, stretch = self.recalibration.shift, self.recalibration.stretch
+            if state[SHIFT] != (-shift, shift) or state[STRETCH] != (0.0, stretch):
+                raise ValueError("the bounds of the recalibration are not its slots'")
 
     def flags(self) -> tuple[str, ...]:
         """Names of the flags, in order."""
@@ -204,7 +236,8 @@ class Manifest(Record):
 
     def to_bytes(self) -> bytes:
         """The one way to write this manifest; any other bytes that mean the same are refused on reading."""
-        return (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode("ascii")
+        plain = SCHEMAS[self.schema_version].write(self.model_dump(mode="json"))
+        return (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode("ascii")
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> Manifest:
@@ -220,12 +253,14 @@ class Manifest(Record):
             schema = plain["schema_version"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ArtifactError("is no manifest of a bundle, or is damaged", where=where, cure=cure) from None
-        if schema != SCHEMA:
+        if type(schema) is not int or schema not in SCHEMAS:
             shown = schema if isinstance(schema, int) else "an unknown kind"
             cure = f"Export it again, or use the version of controlkit that reads schema {shown}."
-            raise ArtifactError(f"has schema {shown}, this version reads {SCHEMA}", where=where, cure=cure)
+            known = " and ".join(map(str, SCHEMAS))
+            raise ArtifactError(f"has schema {shown}, this version reads {known}", where=where, cure=cure)
         try:
-            manifest = cls.model_validate_json(content)
+            # As text once more: in strict mode a list is no tuple, but a list of JSON is.
+            manifest = cls.model_validate_json(json.dumps(SCHEMAS[schema].read(plain)))
             canonical = manifest.to_bytes()
         except ValidationError as problem:
             first = problem.errors()[0]

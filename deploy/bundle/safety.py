@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+# Standard deviations beyond which a recalibrated check would check nothing.
+MAX_RECALIBRATION = 10.0
 
 
 class Record(BaseModel):
@@ -51,6 +53,12 @@ class SafetyConfig(Record):
         familiarity_allowance: the same for spread and predicted score. Whether the policy's ground is acceptable is the
             evaluation's business; here it is what is healthy, and leaving it is what the scaling checks are for.
         closed_loop_copies, closed_loop_steps: size of the simulated closed loop that the thresholds are also fitted to.
+        recalibration_shift, recalibration_stretch: how far an edge may move the observed checks to its own plant's
+            healthy shortfall (a historian's compression skews the log's): the mean by at most `shift` of the log's
+            standard deviations either way, the standard deviation to at most 1 + `stretch` times the log's, and never
+            below it. Whatever an edge has learned, a step beyond shift + (1 + stretch) x its limit still trips.
+        recalibration_steps: scored steps that an edge must have seen before it may be armed with what it learned. Steps
+            in a row are alike: if one in five brings news, 500 give the mean to a tenth of a standard deviation.
     """
 
     recovery_periods: Annotated[int, Field(ge=1)] = 10
@@ -71,6 +79,30 @@ class SafetyConfig(Record):
     familiarity_allowance: Annotated[float, Field(ge=1)] = 25.0
     closed_loop_copies: Annotated[int, Field(ge=1, le=4096)] = 32
     closed_loop_steps: Annotated[int, Field(ge=1, le=100_000)] = 200
+    recalibration_shift: Annotated[float, Field(ge=0, le=MAX_RECALIBRATION)] = 3.0
+    recalibration_stretch: Annotated[float, Field(ge=0, le=MAX_RECALIBRATION)] = 2.0
+    recalibration_steps: Annotated[int, Field(ge=1)] = 500
+
+
+class Recalibration(Record):
+    """How an edge may fit the observed checks to its own plant, in SHADOW; `None` in a manifest: not at all.
+
+    Attributes:
+        shift: the state slot `shortfall_shift` lies within -shift .. shift, standard deviations of the log's shortfall.
+        stretch: the state slot `shortfall_stretch` lies within 0 .. stretch, share of that standard deviation.
+        steps: scored steps needed.
+    """
+
+    shift: NotNegative
+    stretch: NotNegative
+    steps: Annotated[int, Field(ge=1)]
+
+    @classmethod
+    def of(cls, safety: SafetyConfig) -> Recalibration:
+        """What the choices behind the checks allow."""
+        return cls(
+            shift=safety.recalibration_shift, stretch=safety.recalibration_stretch, steps=safety.recalibration_steps
+        )
 
 
 class Thresholds(Record):

@@ -147,10 +147,11 @@ def _read(path: Path, limit: int) -> bytes:
         raise ArtifactError("no such file", where=str(path), cure="Copy or export the bundle again.") from None
     except OSError as problem:
         raise ArtifactError(f"cannot be read ({problem.strerror})", where=str(path)) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)  # before it becomes a stream, which a folder cannot
+        raise ArtifactError("is no plain file", where=str(path), cure="Copy or export the bundle again.")
     with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ArtifactError("is no plain file", where=str(path), cure="Copy or export the bundle again.")
         if status.st_size > limit:
             raise ArtifactError(f"is larger than {limit} bytes", where=str(path), cure="Export it again.")
         return stream.read(limit + 1)

@@ -8,15 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from controlkit.spec import PlantSpec
+from deploy.bundle.manifest import SHIFT, STRETCH
 from deploy.bundle.safety import SafetyConfig, Thresholds
 from deploy.export.slots import MAX_SHORTFALL
 from deploy.export.stages import Notes, every, limited, within
 
 
 class Observed(NamedTuple):
-    """Whether the observed transitions are likely, and the sums carried on: all (B, 1)."""
+    """Whether the observed transitions are likely, this one's shortfall, and the sums carried on: all (B, 1).
+
+    The shortfall is the log's: standardised as calibrated, before shift and stretch; 0 where it was not scored.
+    """
 
     likely: Tensor
+    shortfall: Tensor
     ewma: Tensor
     cusum: Tensor
 
@@ -24,7 +29,9 @@ class Observed(NamedTuple):
 class ObservedCheck(nn.Module):
     """Sensor faults and plant drift: the shortfall of the observed transition, in one step, on average and in sum.
 
-    EWMA after Roberts (1959), one-sided CUSUM after Page (1954), both of the standardised and capped shortfall.
+    EWMA after Roberts (1959), one-sided CUSUM after Page (1954), both of the standardised and capped shortfall. The
+    standardisation is the calibration part's, moved by what the edge found healthy on its own plant:
+    ((expected - found) - mean - shift std) / (std (1 + stretch)).
     """
 
     def __init__(self, thresholds: Thresholds, safety: SafetyConfig) -> None:
@@ -37,8 +44,7 @@ class ObservedCheck(nn.Module):
         found: Tensor,
         doubt: Tensor,
         scorable: Tensor,
-        ewma: Tensor,
-        cusum: Tensor,
+        part: dict[str, Tensor],
         size: Tensor,
         notes: Notes,
     ) -> Observed:
@@ -48,7 +54,7 @@ class ObservedCheck(nn.Module):
             expected, found: (B, 1) evidence of the expected and of the observed change.
             doubt: (B, 1) spread of the expectation.
             scorable: (B, 1) whether the transition could be scored at all.
-            ewma, cusum: (B, 1) the sums so far.
+            part: the state by groups; `ewma`, `cusum`, `shortfall_shift` and `shortfall_stretch` are read.
             size: (B, 1) magnitude of the expectation in the spread's units.
             notes: flags go here.
         """
@@ -57,24 +63,28 @@ class ObservedCheck(nn.Module):
         # add up to an alarm. One step that no elite could explain still is one.
         familiar = doubt <= t.spread_drift
         summed = scorable & familiar
-        shortfall = torch.where(scorable, (expected - found - t.shortfall_mean) / t.shortfall_std, 0.0)
+        shift, scale = part[SHIFT], 1.0 + part[STRETCH]
+        as_logged = (expected - found - t.shortfall_mean) / t.shortfall_std
+        shortfall = torch.where(scorable, (as_logged - shift) / scale, 0.0)
         capped = limited(shortfall, -s.shortfall_cap, s.shortfall_cap)
-        average = (1.0 - s.ewma_weight) * ewma + s.ewma_weight * capped
-        ewma = torch.where(summed, limited(average, -MAX_SHORTFALL, MAX_SHORTFALL), ewma)
+        average = (1.0 - s.ewma_weight) * part["ewma"] + s.ewma_weight * capped
+        ewma = torch.where(summed, limited(average, -MAX_SHORTFALL, MAX_SHORTFALL), part["ewma"])
         # A sum far beyond its limit would take long to come down once the plant is healthy again: it stops at twice it.
-        cusum = torch.where(summed, limited(cusum + capped - s.cusum_slack, 0.0, 2.0 * t.cusum_limit), cusum)
+        added = part["cusum"] + capped - s.cusum_slack
+        cusum = torch.where(summed, limited(added, 0.0, 2.0 * t.cusum_limit), part["cusum"])
         notes.ok["observed_unfamiliar"] = torch.where(scorable, doubt, 0.0) <= t.spread_drift
         notes.ok["observed_unscored"] = scorable
         notes.ok["score_observed_low"] = shortfall <= t.shortfall_limit
         notes.ok["ewma_high"] = ewma <= t.ewma_limit
         notes.ok["cusum_high"] = cusum <= t.cusum_limit
-        evidence = torch.maximum(expected.abs(), found.abs()) / t.shortfall_std
+        evidence = (torch.maximum(expected.abs(), found.abs()) / t.shortfall_std + shift.abs()) / scale
         notes.margin(doubt, t.spread_drift, size)
         notes.margin(shortfall, t.shortfall_limit, evidence)
         notes.margin(ewma, t.ewma_limit, s.ewma_weight * evidence)
         notes.margin(cusum, t.cusum_limit, evidence)
         likely = notes.ok["score_observed_low"] & notes.ok["ewma_high"] & notes.ok["cusum_high"]
-        return Observed(likely, ewma, cusum)
+        reported = torch.where(scorable, limited(as_logged, -MAX_SHORTFALL, MAX_SHORTFALL), 0.0)
+        return Observed(likely, reported, ewma, cusum)
 
 
 class Predicted(NamedTuple):

@@ -18,7 +18,7 @@ from controlkit.errors import ArtifactError, GateError
 from controlkit.files import read_json, sha256_of
 from controlkit.layout import Layout
 from controlkit.progress import Progress, Silent
-from controlkit.spec import PlantSpec
+from controlkit.spec import OperatorFallback, PlantSpec
 from deploy.bundle.manifest import (
     MODEL,
     VERDICTS,
@@ -30,7 +30,8 @@ from deploy.bundle.manifest import (
     TagRecord,
     TrainingRecord,
 )
-from deploy.bundle.safety import SafetyConfig
+from deploy.bundle.safety import Recalibration, SafetyConfig
+from deploy.bundle.schemas import SCHEMA
 from deploy.bundle.signing import load_private_key
 from deploy.bundle.store import write_bundle
 from deploy.bundle.verify import open_graph
@@ -112,7 +113,7 @@ def export_bundle(
     models, data = run.load_models(), _calibration_part(run)
     spec, layout = run.spec, Layout.from_spec(run.spec)
     require_moderate(spec)
-    require_finite(models)
+    require_finite(models, spec)
 
     progress.start("export", len(STAGES))
     progress.advance(0, STAGES[0])
@@ -120,7 +121,7 @@ def export_bundle(
     thresholds, calibration = calibrate(models, data, safety, generator)
     progress.advance(1, STAGES[1])
     graph = ControllerGraph(spec, models, thresholds, safety)
-    inputs, outputs = input_slots(spec, layout), output_slots(spec, layout)
+    inputs, outputs = input_slots(spec, layout, safety), output_slots(spec, layout, safety)
     in_sizes = {port: len(slots) for port, slots in inputs.items()}
     out_sizes = {port: len(slots) for port, slots in outputs.items()}
     model = to_onnx(graph, in_sizes)
@@ -144,7 +145,7 @@ def export_bundle(
     low, high, safe = (graph.commands.low, graph.commands.high, torch.from_numpy(safe_values(spec)))
     samples, commands = history_needed(layout)
     manifest = Manifest(
-        schema_version=1,
+        schema_version=SCHEMA,
         controlkit=controlkit.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         plant=spec.name,
@@ -176,6 +177,7 @@ def export_bundle(
         safety=safety,
         thresholds=thresholds,
         calibration=calibration,
+        recalibration=Recalibration.of(safety),
         spec=spec.to_dict(),
         layout=layout.to_dict(),
         golden=golden_vectors(graph, session, _shuffled(recorded, generator), GOLDEN_STEPS),
@@ -196,14 +198,17 @@ def export_bundle(
     )
 
 
-def require_finite(models: Models) -> None:
-    """Checks every weight, scaler and limit.
+def require_finite(models: Models, spec: PlantSpec) -> None:
+    """Checks every weight, scaler and limit of the networks that go into the graph.
 
     Raises:
         GateError: a number in them is none.
     """
-    for part in ("actor", "dynamics", "reward"):
-        for name, value in getattr(models, part).state_dict().items():
+    parts = {"actor": models.actor, "dynamics": models.dynamics, "dynamics reward": models.judge}
+    if any(isinstance(spec.tags[tag].fallback, OperatorFallback) for tag in spec.action_tags):
+        parts["cloned operator"] = models.behaviour
+    for part, network in parts.items():
+        for name, value in network.state_dict().items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise GateError(
                     f"the {part} holds a number that is none ({name})", where="weights", cure="Train again."

@@ -2,41 +2,74 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from controlkit.spec import PIFallback, PlantSpec, RampFallback
-from deploy.export.slots import error_slot
-from deploy.export.stages import limited, safe_values, take
+from controlkit.models.actor import BehaviourClone
+from controlkit.spec import OperatorFallback, PIFallback, PlantSpec, RampFallback
+from deploy.export.slots import MAX_MAGNITUDE, error_slot
+from deploy.export.stages import every, limited, safe_values, take, within
+
+
+class Situation(NamedTuple):
+    """What a fallback acts on.
+
+    Attributes:
+        frame, usable: (B, n) samples, and whether each may be used.
+        observation: (B, O) all of it, with its history.
+        whole: (B, 1) whether the observation is known throughout.
+        reference: (B, m) the command in force.
+        dt: (B, 1) seconds.
+    """
+
+    frame: Tensor
+    usable: Tensor
+    observation: Tensor
+    whole: Tensor
+    reference: Tensor
+    dt: Tensor
 
 
 class FallbackOut(NamedTuple):
-    """Wish (B, m), error and whether it is known (B, m), whether no PI lacks its measurement (B, m)."""
+    """What the fallback wants.
+
+    Attributes:
+        wish: (B, m) before rate and limits.
+        error, error_known: (B, m) for the next step's velocity PI.
+        sighted: (B, m) whether nothing that it needs is missing.
+        cloned: (B, m) what the cloned operator would command; `None` where no actuator falls back on it.
+    """
 
     wish: Tensor
     error: Tensor
     error_known: Tensor
     sighted: Tensor
+    cloned: Tensor | None
 
 
 class FallbackStage(nn.Module):
-    """What commands each actuator while the policy may not: velocity PI, hold, or ramp to the safe value.
+    """What commands each actuator while the policy may not: velocity PI, hold, ramp to the safe value, or the operator.
 
-    All three start from the reference (the command in force), so that taking over is never a jump, and the clamp that
-    follows is the anti-windup: nothing is integrated but the actual command. A PI whose measurement is not usable moves
-    its actuator to the safe value, slowly.
+    The first three start from the reference (the command in force), so that taking over is never a jump, and the clamp
+    that follows is the anti-windup: nothing is integrated but the actual command. A PI whose measurement is not usable
+    moves its actuator to the safe value, slowly. The cloned operator commands what the log's operator would, as fast as
+    the rate limit lets it, and holds the reference while its observation is not whole.
 
     Args:
         spec: the plant.
+        clone: the cloned operator; taken along only where an actuator falls back on it.
         blind_ramp_s: seconds in which an actuator without measurement crosses its whole span.
     """
 
     is_pi: Tensor
     is_ramp: Tensor
-    needs_nothing: Tensor
+    is_operator: Tensor
+    needs_no_measurement: Tensor
+    needs_no_history: Tensor
     gain: Tensor
     inverse_reset: Tensor
     measured: Tensor
@@ -49,7 +82,7 @@ class FallbackStage(nn.Module):
     blind_rate: Tensor
     error_bound: Tensor
 
-    def __init__(self, spec: PlantSpec, blind_ramp_s: float) -> None:
+    def __init__(self, spec: PlantSpec, clone: BehaviourClone, blind_ramp_s: float) -> None:
         super().__init__()
         frame, actions = spec.frame_tags, spec.action_tags
         fallbacks = [spec.tags[tag].fallback for tag in actions]
@@ -61,10 +94,14 @@ class FallbackStage(nn.Module):
         ]
         tags = [pi.setpoint if pi is not None and isinstance(pi.setpoint, str) else None for pi in pis]
         constants = [float(pi.setpoint) if pi is not None and not isinstance(pi.setpoint, str) else 0.0 for pi in pis]
+        operators = [isinstance(f, OperatorFallback) for f in fallbacks]
         low, high = np.array([spec.limits(tag) for tag in actions], dtype=np.float64).T
+        self.clone = copy.deepcopy(clone) if any(operators) else None
         self.register_buffer("is_pi", torch.tensor([pi is not None for pi in pis]))
         self.register_buffer("is_ramp", torch.tensor([ramp is not None for ramp in ramps]))
-        self.register_buffer("needs_nothing", torch.tensor([pi is None for pi in pis]))
+        self.register_buffer("is_operator", torch.tensor(operators))
+        self.register_buffer("needs_no_measurement", torch.tensor([pi is None for pi in pis]))
+        self.register_buffer("needs_no_history", torch.tensor([not operator for operator in operators]))
         self.register_buffer("gain", torch.tensor([0.0 if pi is None else pi.gain for pi in pis]))
         self.register_buffer(
             "inverse_reset", torch.tensor([0.0 if pi is None else 1.0 / pi.reset_time_s for pi in pis])
@@ -82,17 +119,25 @@ class FallbackStage(nn.Module):
         bounds = [error_slot(spec, tag)[3] for tag in actions]
         self.register_buffer("error_bound", torch.tensor(bounds))
 
-    def forward(
-        self, frame: Tensor, usable: Tensor, reference: Tensor, last_error: Tensor, last_known: Tensor, dt: Tensor
-    ) -> FallbackOut:
-        """One step: frame and usable (B, n), reference, last error and whether it is known (B, m), seconds (B, 1)."""
+    def forward(self, now: Situation, last_error: Tensor, last_known: Tensor) -> FallbackOut:
+        """One step; last error and whether it is known: (B, m)."""
+        reference, frame, dt = now.reference, now.frame, now.dt
         setpoint = torch.where(self.setpoint_is_tag, take(frame, self.setpoint_column), self.setpoint)
-        sighted = take(usable, self.measured) & take(usable, self.sight_column)
+        measured = take(now.usable, self.measured) & take(now.usable, self.sight_column)
         error = limited(take(frame, self.measured) - setpoint, -self.error_bound, self.error_bound)
         change = torch.where(last_known, error - last_error, 0.0)
         pi = reference + self.gain * (change + error * dt * self.inverse_reset)
         safe = self.safe.expand_as(reference)
         ramp = limited(safe, reference - self.ramp_rate * dt, reference + self.ramp_rate * dt)
         blind = limited(safe, reference - self.blind_rate * dt, reference + self.blind_rate * dt)
-        wish = torch.where(self.is_pi, torch.where(sighted, pi, blind), torch.where(self.is_ramp, ramp, reference))
-        return FallbackOut(wish, error, sighted, sighted | self.needs_nothing)
+        wish = torch.where(self.is_pi, torch.where(measured, pi, blind), torch.where(self.is_ramp, ramp, reference))
+        sighted, cloned = measured | self.needs_no_measurement, None
+        if self.clone is not None:
+            # The clone's own forward clamps by Min and Max, which differ between runtimes where they meet NaN.
+            mean, _ = self.clone.distribution(now.observation)
+            cloned = self.clone.action_scaler.invert(mean)
+            whole = now.whole & every(within(cloned, -MAX_MAGNITUDE, MAX_MAGNITUDE))
+            command = torch.where(whole, limited(cloned, self.clone.low, self.clone.high), reference)
+            wish = torch.where(self.is_operator, command, wish)
+            sighted = sighted & (whole | self.needs_no_history)
+        return FallbackOut(wish, error, measured, sighted, cloned)

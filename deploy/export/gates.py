@@ -14,7 +14,7 @@ import torch
 from controlkit.errors import GateError
 from controlkit.spec import PlantSpec
 from deploy.bundle.manifest import INPUTS, OUTPUTS, GoldenVector
-from deploy.bundle.verify import ACTION_TOLERANCE
+from deploy.bundle.verify import ACTION_TOLERANCE, tolerance
 from deploy.export.graph import ControllerGraph, GraphInputs
 from deploy.export.onnx_export import ReferenceRuntime, feed_of
 from deploy.export.samples import plain
@@ -51,15 +51,19 @@ def run_all(session: Any, inputs: GraphInputs) -> dict[str, Floats]:
 def check_parity(graph: ControllerGraph, session: Any, inputs: GraphInputs, runtime: str) -> Parity:
     """Gate: a runtime gives what torch gives.
 
-    An input at which something computed lies within `FLAG_TOLERANCE` of a threshold may fall on the other side of it;
-    it is counted, and its actions are not compared unless the flag only tells of a cut.
+    Actions are compared by their spans, all else as golden vectors are. An input at which something computed lies
+    within `FLAG_TOLERANCE` of a threshold may fall on the other side of it; it is counted, and its numbers are not
+    compared unless the flag only tells of a cut.
 
     Raises:
-        GateError: an action differs by more than `ACTION_TOLERANCE` of its span, or a flag differs away from a
-            threshold.
+        GateError: an action differs by more than `ACTION_TOLERANCE` of its span, another output by more than a golden
+            vector's may, or a flag away from a threshold.
     """
     ours = run_all(session, inputs)
     worst, differing = 0.0, 0
+    others = {
+        name: slots for name, slots in graph.output_slots.items() if name != "flags" and not name.startswith("action")
+    }
     span = graph.commands.span.numpy()
     for start in range(0, len(inputs.obs), CHUNK):
         part = GraphInputs(*(column[start : start + CHUNK] for column in inputs))
@@ -81,6 +85,13 @@ def check_parity(graph: ControllerGraph, session: Any, inputs: GraphInputs, runt
             worst = max(worst, float(share.max(initial=0.0)))
         if not worst <= ACTION_TOLERANCE:
             raise GateError(f"{runtime}: an action differs from torch's by {worst:.2e} of its span")
+        for name, slots in others.items():
+            theirs = getattr(expected, name).numpy().astype(np.float64)[~elsewhere]
+            allowed = tolerance(theirs, slots, graph.thresholds.shortfall_std)
+            far = ~(np.abs(ours[name][rows][~elsewhere] - theirs) <= allowed)
+            if far.any():
+                slot = slots[int(np.flatnonzero(far.any(axis=0))[0])].name
+                raise GateError(f"{runtime}: '{slot}' of the output '{name}' differs from torch's")
     return Parity(len(inputs.obs), worst, differing)
 
 
@@ -91,15 +102,18 @@ def check_fuzz(graph: ControllerGraph, spec: PlantSpec, session: Any, inputs: Gr
         The number of inputs that were survived.
 
     Raises:
-        GateError: an output that is no number, an action outside its absolute limits or, with a valid `act_prev`,
-            beyond its rate, a flag that is neither 0 nor 1, or a state that the graph itself would refuse.
+        GateError: an output that is no number, an action outside its absolute limits or, with a valid reference (the
+            echo, else the last command in the state), beyond its rate, a flag that is neither 0 nor 1, or a state that
+            the graph itself would refuse.
     """
     out = run_all(session, inputs)
     low, high = np.array([spec.limits(tag) for tag in spec.action_tags], dtype=np.float64).T
     rates = [spec.tags[tag].max_rate_per_s for tag in spec.action_tags]
-    step = np.array([np.inf if rate is None else rate * spec.period_s for rate in rates])
-    before = inputs.act_prev.numpy().astype(np.float64)  # (B, m)
-    valid = ((before >= low) & (before <= high)).all(axis=1, keepdims=True)
+    # A step that came early allows a part of the period's change; one at no time, or late, no more than all of it.
+    dt = inputs.dt.numpy().astype(np.float64)
+    seconds = np.where((dt >= 0.0) & (dt <= spec.period_s), dt, spec.period_s)  # (B, 1)
+    step = np.where([rate is None for rate in rates], np.inf, seconds * [rate or 0.0 for rate in rates])
+    before, valid = _references(graph, inputs, low, high)
     reasons: list[tuple[str, Any]] = [
         (f"'{name}' is no number", ~np.isfinite(values).all(axis=1)) for name, values in out.items()
     ]
@@ -119,6 +133,19 @@ def check_fuzz(graph: ControllerGraph, spec: PlantSpec, session: Any, inputs: Gr
             seen = {name: feed_of(inputs, row)[name][0].tolist() for name in INPUTS if name != "state_in"}
             raise GateError(f"corrupted input {row}: {what}", where=str(seen))
     return len(inputs.obs)
+
+
+def _references(graph: ControllerGraph, inputs: GraphInputs, low: Any, high: Any) -> tuple[Any, Any]:
+    """The command that each step's rate counts from, and whether there is one: (B, m), (B, 1)."""
+    echo, state = inputs.act_prev.numpy().astype(np.float64), inputs.state_in.numpy()
+    first, last = graph.state_layout.groups["command"]
+    issued = state[:, first:last].astype(np.float64)
+    ours = ((state >= graph.state_layout.low) & (state <= graph.state_layout.high)).all(axis=1, keepdims=True)
+    known = ours & (state[:, graph.state_layout.groups["command_known"][0]] >= 0.5)[:, None]
+    echoed, remembered = (
+        ((command >= low) & (command <= high)).all(axis=1, keepdims=True) for command in (echo, issued)
+    )
+    return np.where(echoed, echo, issued), echoed | (known & remembered)
 
 
 def golden_vectors(graph: ControllerGraph, session: Any, inputs: GraphInputs, count: int) -> tuple[GoldenVector, ...]:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from controlkit.artifacts import Models
 from controlkit.layout import Layout
 from controlkit.spec import PlantSpec
+from deploy.bundle.manifest import SHIFT, STRETCH
 from deploy.bundle.safety import SafetyConfig, Thresholds
 from deploy.export.checks import ObservedCheck, PredictedCheck
-from deploy.export.fallback import FallbackStage
+from deploy.export.fallback import FallbackStage, Situation
 from deploy.export.judge import Judge
 from deploy.export.sensing import SensingStage
-from deploy.export.slots import FLAGS, MAX_AGE_S, MAX_MAGNITUDE, history_needed, state_layout
+from deploy.export.slots import FLAGS, MAX_AGE_S, MAX_MAGNITUDE, history_needed, output_slots, state_layout
 from deploy.export.stages import CommandStage, Notes, every, limited, number, take, within
 
 # Share of a span by which a wish must be cut before a flag says so: a policy that is content with full power is not
@@ -74,13 +75,14 @@ class ControllerGraph(nn.Module):
         layout = Layout.from_spec(spec)
         self.thresholds, self.safety, self.period = thresholds, safety, float(spec.period_s)
         self.needed_samples, self.needed_commands = history_needed(layout)
-        self.state_layout = state_layout(spec, layout)
+        self.state_layout = state_layout(spec, layout, safety)
+        self.output_slots = output_slots(spec, layout, safety)
         self.flag_names = (*(name for name, _ in FLAGS), *(f"input_bad.{tag}" for tag in layout.frame_tags))
         self.actor = copy.deepcopy(models.actor)
         self.judge = Judge(models)
         self.sensing = SensingStage(spec, layout, thresholds)
         self.commands = CommandStage(spec)
-        self.fallback = FallbackStage(spec, safety.blind_ramp_periods * spec.period_s)
+        self.fallback = FallbackStage(spec, models.behaviour, safety.blind_ramp_periods * spec.period_s)
         self.observed = ObservedCheck(thresholds, safety)
         self.predicted = PredictedCheck(spec, thresholds)
         # obs_next is [frame, predicted states] gathered: a state tag's column comes from the prediction.
@@ -162,7 +164,9 @@ class ControllerGraph(nn.Module):
         wish_ok = every(within(raw, -MAX_MAGNITUDE, MAX_MAGNITUDE))
         wish = torch.where(wish_ok, raw, reference)
         fb = self.fallback(
-            sensed.frame, sensed.usable, reference, part["error"], part["error_known"] >= 0.5, dt_control
+            Situation(sensed.frame, sensed.usable, observation, full, reference, dt_control),
+            part["error"],
+            part["error_known"] >= 0.5,
         )
         policy, fallback = limited(wish, low, high), limited(fb.wish, low, high)
         ok["fallback_blind"] = every(fb.sighted)
@@ -177,13 +181,13 @@ class ControllerGraph(nn.Module):
         predicted, spread = expected[batch:], spreads[batch:]
         score_predicted, score_observed = scores[batch : 2 * batch], scores[2 * batch :]
         hoped, found = evidence[:batch], evidence[2 * batch :]  # for what was expected, and for what was observed
-        judged = torch.cat([expected[:batch], predicted, spread, hoped, found, score_predicted, score_observed], dim=-1)
-        model_ok = wish_ok & every(within(judged, -MAX_MAGNITUDE, MAX_MAGNITUDE))
+        judged = [expected[:batch], predicted, spread, hoped, found, score_predicted, score_observed]
+        if fb.cloned is not None:
+            judged.append(fb.cloned)
+        model_ok = wish_ok & every(within(torch.cat(judged, dim=-1), -MAX_MAGNITUDE, MAX_MAGNITUDE))
         scorable = (part["full"] >= 0.5) & sensed.current & echo_ok & dt_ok & model_ok
         sizes = (expected.abs() / self.judge.dynamics.change_scaler.spread).amax(dim=-1, keepdim=True)  # (2B, 1)
-        happened = self.observed(
-            hoped, found, spreads[:batch], scorable, part["ewma"], part["cusum"], sizes[:batch], notes
-        )
+        happened = self.observed(hoped, found, spreads[:batch], scorable, part, sizes[:batch], notes)
         coming = self.predicted(predicted, spread, score_predicted, filling, sizes[batch:], notes)
         ok["model_invalid"] = model_ok
 
@@ -229,6 +233,9 @@ class ControllerGraph(nn.Module):
                 trust=trust,
                 ewma=happened.ewma,
                 cusum=happened.cusum,
+                shortfall=happened.shortfall,
+                shortfall_shift=part[SHIFT],
+                shortfall_stretch=part[STRETCH],
             ),
         )
 

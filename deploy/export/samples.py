@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from controlkit.dataset import TransitionDataset
-from deploy.bundle.manifest import INPUTS
+from deploy.bundle.manifest import INPUTS, SHIFT, STRETCH
 from deploy.export.graph import ControllerGraph, GraphInputs
 
 STREAMS = 64
@@ -28,13 +28,18 @@ def recorded_inputs(
 ) -> GraphInputs:
     """`count` steps of the graph along the log, from cold starts: recorded samples and commands, carried state.
 
-    A twentieth of the samples lack quality or are too old, a tenth of the steps are disabled; the rest is healthy.
+    A twentieth of the samples lack quality or are too old, a tenth of the steps are disabled; the rest is healthy. In
+    every second stream the edge has moved the observed checks.
     """
     spec, n = data.spec, len(data.layout.frame_tags)
     steps = -(-count // STREAMS)
     last = max(len(data) - steps - 1, 1)
     starts = torch.randint(last, (STREAMS,), generator=generator).numpy()
     state = torch.zeros(STREAMS, graph.state_layout.size)
+    for name in (SHIFT, STRETCH):
+        slot, _ = graph.state_layout.groups[name]
+        low, high = float(graph.state_layout.low[slot]), float(graph.state_layout.high[slot])
+        state[::2, slot] = low + (high - low) * torch.rand(STREAMS // 2, generator=generator)
     collected: list[GraphInputs] = []
     with torch.no_grad():
         for index in range(steps):
@@ -83,6 +88,10 @@ def random_inputs(
     limits = graph.thresholds
     part["ewma"][:] = 1.3 * limits.ewma_limit * torch.rand(count, 1, generator=generator)
     part["cusum"][:] = 1.3 * limits.cusum_limit * torch.rand(count, 1, generator=generator)
+    # Every second edge has learned nothing of its own.
+    learned = torch.rand(count, 1, generator=generator) < 0.5
+    for name in (SHIFT, STRETCH):
+        part[name][:] = torch.where(learned, part[name], 0.0)
     return GraphInputs(
         obs=uniform(torch.from_numpy(layout.low[:n]), torch.from_numpy(layout.high[:n]), BEYOND),
         obs_ok=(torch.rand(count, n, generator=generator) < 0.97).float(),

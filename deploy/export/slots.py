@@ -10,7 +10,8 @@ import numpy.typing as npt
 from controlkit.errors import GateError
 from controlkit.layout import Layout
 from controlkit.spec import PlantSpec
-from deploy.bundle.manifest import SlotRecord
+from deploy.bundle.manifest import SHIFT, SHORTFALL, STRETCH, SlotRecord
+from deploy.bundle.safety import SafetyConfig
 
 # Largest magnitude of an engineering range: far below float32's end, so that differences and products stay finite.
 MAX_MAGNITUDE = 1e30
@@ -34,7 +35,11 @@ FLAGS: tuple[tuple[str, str], ...] = (
     ("history_filling", "history is not full yet: the fallback acts"),
     ("model_invalid", "a network gave something that is no number: trust is cut"),
     ("observed_unfamiliar", "the elites disagreed about the observed transition: average and sum of shortfalls rest"),
-    ("observed_unscored", "the observed transition could not be scored (history, quality or command missing)"),
+    (
+        "observed_unscored",
+        "the observed transition could not be scored (history, quality or command missing); where this is 0, the state "
+        "slot 'shortfall' is a score",
+    ),
     ("score_observed_low", "the observed transition is far less likely than what was expected: trust is cut"),
     ("ewma_high", "observed transitions have been less likely than expected, on average: trust is cut"),
     ("cusum_high", "observed transitions have been less likely than expected, in sum: trust is cut"),
@@ -43,7 +48,11 @@ FLAGS: tuple[tuple[str, str], ...] = (
     ("predicted_limit", "the policy's command is predicted to break a hard limit: trust is cut"),
     ("rate_limited", "the rate limit changed a command that had a part in the action"),
     ("clamped", "an absolute limit changed a command that had a part in the action"),
-    ("fallback_blind", "a PI fallback lacks its measurement: its actuator moves to the safe value"),
+    (
+        "fallback_blind",
+        "a PI fallback lacks its measurement: its actuator moves to the safe value; or the cloned operator lacks a "
+        "part of the observation: its actuator stays",
+    ),
     ("blending", "policy and fallback share the action"),
     ("fallback_active", "the fallback acts alone"),
 )
@@ -88,8 +97,15 @@ def history_needed(layout: Layout) -> tuple[int, int]:
     return max(frame, 1) + 1, max(command, 1)
 
 
-def state_layout(spec: PlantSpec, layout: Layout) -> StateLayout:
-    """The state of a plant's graph."""
+def state_layout(spec: PlantSpec, layout: Layout, safety: SafetyConfig) -> StateLayout:
+    """The state of a plant's graph.
+
+    Three groups serve an edge that learns its own plant's healthy shortfall. `shortfall` is written by the graph: the
+    last step's, standardised by the log's mean and standard deviation, neither capped nor recalibrated, so that what is
+    learned does not depend on what was learned before; a score where the flag `observed_unscored` is 0, and 0 else.
+    `shortfall_shift` and `shortfall_stretch` are read by the graph and handed on as they came: an edge writes them into
+    `state_in`; a cold start (all zero) is as calibrated on the log.
+    """
     slots: list[SlotRecord] = []
     groups: dict[str, tuple[int, int]] = {}
 
@@ -129,6 +145,13 @@ def state_layout(spec: PlantSpec, layout: Layout) -> StateLayout:
     what = "of the observed shortfall, in healthy standard deviations"
     group("ewma", [_slot("ewma", "1", f"moving average {what}", -MAX_SHORTFALL, MAX_SHORTFALL)])
     group("cusum", [_slot("cusum", "1", f"cumulative sum {what}", 0, MAX_SHORTFALL)])
+    what = "the last step's observed shortfall in the log's standard deviations, before shift and stretch"
+    group(SHORTFALL, [_slot(SHORTFALL, "1", what, -MAX_SHORTFALL, MAX_SHORTFALL)])
+    shift, stretch = safety.recalibration_shift, safety.recalibration_stretch
+    what = "mean of this plant's healthy shortfall, in the log's standard deviations; set by the edge"
+    group(SHIFT, [_slot(SHIFT, "1", what, -shift, shift)])
+    what = "standard deviation of this plant's healthy shortfall over the log's, less 1; set by the edge"
+    group(STRETCH, [_slot(STRETCH, "1", what, 0, stretch)])
     return StateLayout(tuple(slots), groups)
 
 
@@ -146,7 +169,7 @@ def error_slot(spec: PlantSpec, tag: str) -> tuple[str, str, float, float]:
     return measured.unit, f"{tag}: last error of its PI fallback", -bound, bound
 
 
-def input_slots(spec: PlantSpec, layout: Layout) -> dict[str, tuple[SlotRecord, ...]]:
+def input_slots(spec: PlantSpec, layout: Layout, safety: SafetyConfig) -> dict[str, tuple[SlotRecord, ...]]:
     """Every input of the graph, in order."""
     frame, actions = layout.frame_tags, layout.action_tags
     return {
@@ -158,11 +181,11 @@ def input_slots(spec: PlantSpec, layout: Layout) -> dict[str, tuple[SlotRecord, 
         ),
         "enable": (_slot("enable", "1", "1: the policy may act", 0, 1),),
         "dt": (_slot("dt", "s", "time since the last step", 0, None),),
-        "state_in": state_layout(spec, layout).slots,
+        "state_in": state_layout(spec, layout, safety).slots,
     }
 
 
-def output_slots(spec: PlantSpec, layout: Layout) -> dict[str, tuple[SlotRecord, ...]]:
+def output_slots(spec: PlantSpec, layout: Layout, safety: SafetyConfig) -> dict[str, tuple[SlotRecord, ...]]:
     """Every output of the graph, in order."""
     frame, actions = layout.frame_tags, layout.action_tags
     flags = [_slot(name, "1", what, 0, 1) for name, what in FLAGS]
@@ -192,7 +215,7 @@ def output_slots(spec: PlantSpec, layout: Layout) -> dict[str, tuple[SlotRecord,
             for tag in frame
         ),
         "flags": tuple(flags),
-        "state_out": state_layout(spec, layout).slots,
+        "state_out": state_layout(spec, layout, safety).slots,
     }
 
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from deploy.runtime.loop import SimulationRecord, run_simulation
-from deploy.runtime.plant import Environment, Plant, PlantAddress, Reading, plant_address
+from deploy.runtime.plant import (
+    Environment,
+    Plant,
+    PlantAddress,
+    PlantReading,
+    Sample,
+    WriteRequest,
+    WriteResult,
+    plant_address,
+)
 from deploy.runtime.session import ControllerSession, StepResult
 
 __all__ = [
@@ -11,9 +20,12 @@ __all__ = [
     "Environment",
     "Plant",
     "PlantAddress",
-    "Reading",
+    "PlantReading",
+    "Sample",
     "SimulationRecord",
     "StepResult",
+    "WriteRequest",
+    "WriteResult",
     "plant_address",
     "run_simulation",
 ]

@@ -68,11 +68,16 @@ class ControllerSession:
             np.array([getattr(command, name) for command in manifest.commands], dtype=np.float32)
             for name in ("low", "high", "safe")
         )
+        self._meanings = {slot.name: slot.description for slot in manifest.outputs["flags"]}
         self._period = np.full((1, 1), manifest.period_s, dtype=np.float32)
         self._trust = manifest.state_index("trust")
         self._session = open_session(bundle)
         self._size = len(manifest.inputs["state_in"])
         self.reset()
+
+    def meaning(self, flag: str) -> str:
+        """What a flag says, in words."""
+        return self._meanings[flag]
 
     def reset(self) -> None:
         """Forgets everything: the next step is a cold start."""

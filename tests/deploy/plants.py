@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from controlkit.config import RunConfig
 from controlkit.dataset import TransitionDataset
 from controlkit.files import read_json, write_json
 from controlkit.models.layers import Affine
+from controlkit.morec.dynamics_reward import fit_behaviour
+from controlkit.progress import Silent
+from controlkit.replay import LoggedTransitions
 from controlkit.scaling import Scaler
 from controlkit.spec import PlantSpec
 
@@ -72,6 +76,14 @@ def plant_description() -> dict[str, object]:
         },
         "objective": [{"kind": "track", "tag": "level", "setpoint": "setpoint"}],
     }
+
+
+def operated_plant() -> PlantSpec:
+    """The same plant, whose valve (rate-limited) and pump (not) fall back on the cloned operator."""
+    description: dict[str, Any] = plant_description()
+    for tag in ("valve", "pump"):
+        description["tags"][tag]["fallback"] = {"kind": "operator"}
+    return PlantSpec.from_dict(description)
 
 
 def next_states(frame: np.ndarray, action: np.ndarray) -> np.ndarray:
@@ -183,6 +195,10 @@ def fitted() -> tuple[TransitionDataset, RunConfig, Models]:
         valve = 2.4 + 1.5 * (seen[:, 0] - seen[:, 1])
         wanted = torch.stack([valve, torch.full_like(valve, 0.5), torch.full_like(valve, 1.0)], dim=-1)
         _descend(optimiser, (models.actor(seen) - wanted).square().mean())
+    _set(models.behaviour.input_scaler, inputs)
+    _set(models.behaviour.action_scaler, commands)
+    # A generator of its own: what is fitted beside it does not depend on how long this takes.
+    fit_behaviour(models.behaviour, LoggedTransitions(data), 200, torch.Generator().manual_seed(1), Silent())
     for network in (models.dynamics, models.reward, models.behaviour, models.actor):
         network.eval().requires_grad_(False)
     models.dynamics.elites = torch.tensor([2, 0])

@@ -13,7 +13,7 @@ import torch
 
 from controlkit.artifacts import Models
 from controlkit.layout import Layout
-from controlkit.spec import PIFallback, PlantSpec, RampFallback
+from controlkit.spec import OperatorFallback, PIFallback, PlantSpec, RampFallback
 from deploy.bundle.safety import SafetyConfig, Thresholds
 
 
@@ -25,6 +25,7 @@ class SlowStep:
     trust: float
     ewma: float
     cusum: float
+    shortfall: float
     score_observed: float
     score_predicted: float
     spread: float
@@ -54,6 +55,8 @@ class SlowController:
     trust: float = 0.0
     ewma: float = 0.0
     cusum: float = 0.0
+    shift: float = 0.0
+    stretch: float = 0.0
 
     def step(
         self,
@@ -146,6 +149,9 @@ class SlowController:
             elif isinstance(fallback, RampFallback):
                 rate = fallback.rate_per_s or spec.tags[tag].max_rate_per_s or 0.0
                 wants.append(_towards(reference[i], float(spec.tags[tag].safe or 0), rate * dt_control))
+            elif isinstance(fallback, OperatorFallback):
+                blind |= not full
+                wants.append(self.models.behaviour(_row(observation))[0, i].item() if full else reference[i])
             else:
                 wants.append(reference[i])
         if blind:
@@ -164,9 +170,11 @@ class SlowController:
         state_tags = layout.state_tags
         moving = all((limit := t.frozen_repeats[tag]) is None or self.repeats.get(tag, 0) < limit for tag in state_tags)
         scorable = was_full and all(fresh[tag] for tag in state_tags) and moving and echoed and steady
-        shortfall = 0.0
+        shortfall = reported = 0.0
         if scorable:
-            shortfall = (missing - t.shortfall_mean) / t.shortfall_std
+            reported = (missing - t.shortfall_mean) / t.shortfall_std
+            mean = t.shortfall_mean + self.shift * t.shortfall_std
+            shortfall = (missing - mean) / (t.shortfall_std * (1 + self.stretch))
             capped = min(max(shortfall, -s.shortfall_cap), s.shortfall_cap)
             if doubt <= t.spread_drift:
                 self.ewma += s.ewma_weight * (capped - self.ewma)
@@ -229,6 +237,7 @@ class SlowController:
             trust=self.trust,
             ewma=self.ewma,
             cusum=self.cusum,
+            shortfall=reported,
             score_observed=score_observed if scorable else 0.0,
             score_predicted=score_predicted if full else 0.0,
             spread=spread if full else 0.0,
@@ -276,9 +285,11 @@ class SlowController:
         slots = reward.state_slots.tolist()
         change = reward.change_scaler(_row(state) - _row([observation[i] for i in slots]))
         logits = reward.logits(_row(observation), _row(action), change)[:, 0].tolist()
-        chances = [1 / (1 + math.exp(-x)) for x in logits]
-        mean = sum(chances) / len(chances)
-        return math.log(mean) - math.log(1 - mean)
+        # Odds beyond exp(20) are not told apart.
+        bounded = [min(max(x, -20.0), 20.0) for x in logits]
+        real = sum(1 / (1 + math.exp(-x)) for x in bounded)
+        false = sum(1 / (1 + math.exp(x)) for x in bounded)
+        return math.log(real) - math.log(false)
 
     def _expect(self, observation: list[float], action: list[float]) -> tuple[list[float], float]:
         means, _ = self.models.dynamics(_row(observation), _row(action))

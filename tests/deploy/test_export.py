@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from dataclasses import replace
@@ -32,7 +33,7 @@ from deploy.export.onnx_export import OPERATORS, OPSET, ReferenceRuntime, check_
 from deploy.export.samples import corrupted_inputs, random_inputs, recorded_inputs
 from deploy.export.slots import input_slots, output_slots, require_moderate
 from tests.deploy.conftest import Exported, Tank
-from tests.deploy.plants import plant_description
+from tests.deploy.plants import operated_plant, plant_description
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,19 @@ def test_the_file_is_plain_onnx(exported: Exported) -> None:
     assert not used & {"Not", "Clip", "Min", "Max", "IsNaN"}
     assert b"/" + b"home" not in model.SerializeToString()
     assert not model.metadata_props
+
+
+# Weights between the hidden layers of the cloned operator.
+CLONED = {(1, 64, 64), (64, 64)}
+
+
+def shapes(model: bytes) -> set[tuple[int, ...]]:
+    """Shapes of everything that the file holds as numbers."""
+    return {tuple(tensor.dims) for tensor in onnx.load_model_from_string(model).graph.initializer}
+
+
+def test_a_cloned_operator_that_nobody_falls_back_on_is_not_exported(exported: Exported) -> None:
+    assert not CLONED & shapes(load_bundle(exported.path).model)
 
 
 def _with_node(model: bytes, op: str) -> bytes:
@@ -151,6 +165,10 @@ def test_parity_gate_passes_and_fails(
             check_parity(graph_of_bundle, session, inputs, "onnxruntime")
     finally:
         last.bias.copy_(before)
+    for port, slot in (("obs_next", "level"), ("state_out", "observation.level"), ("spread", "spread")):
+        off = _Unsafe(session, port, lambda out, feed: out + np.eye(1, out.shape[1], dtype=np.float32) * 0.02)
+        with pytest.raises(GateError, match=f"'{slot}' of the output '{port}' differs from torch's"):
+            check_parity(graph_of_bundle, off, inputs, "onnxruntime")
     original = graph_of_bundle.thresholds
     graph_of_bundle.observed.thresholds = original.model_copy(update={"cusum_limit": 1e-3})
     try:
@@ -196,6 +214,14 @@ def _all(value: float) -> Any:
     return lambda out, feed: np.full_like(out, value)
 
 
+def _without_echo(out: Any, feed: Any) -> Any:
+    """As far from the reference as the limits allow, but only where the echo is no command."""
+    echo = feed["act_prev"]
+    known = ((echo >= [0.1, -1.0, 0.0]) & (echo <= [7.7, 5.0, 3.0])).all()
+    far = np.where(out[:, :1] > 3.9, 0.125, 7.5).astype(np.float32)
+    return out if known else np.concatenate([far, out[:, 1:]], axis=1)
+
+
 @pytest.mark.parametrize(
     ("port", "change", "message"),
     [
@@ -204,6 +230,8 @@ def _all(value: float) -> Any:
         ("action", _all(7.70001), "'action' is outside its limits"),
         ("action_fallback", _all(-0.5), "'action_fallback' is outside its limits"),
         ("action", lambda out, feed: np.array([[0.1, 0.0, 1.0]], dtype=np.float32), "'action' is beyond its rate"),
+        # Where the echo is no command, the last one of the state is the reference.
+        ("action", _without_echo, "'action' is beyond its rate"),
         ("flags", _all(0.5), "neither 0 nor 1"),
         ("state_out", _all(-7.0), "state handed on"),
     ],
@@ -211,7 +239,7 @@ def _all(value: float) -> Any:
 def test_fuzz_gate_fails_when_it_should(
     tank: Tank, graph_of_bundle: ControllerGraph, session: Any, port: str, change: Any, message: str
 ) -> None:
-    inputs = random_inputs(graph_of_bundle, tank.data, 20, torch.Generator().manual_seed(7))
+    inputs = random_inputs(graph_of_bundle, tank.data, 40, torch.Generator().manual_seed(7))
     with pytest.raises(GateError, match=message):
         check_fuzz(graph_of_bundle, tank.data.spec, _Unsafe(session, port, change), inputs)
 
@@ -350,8 +378,18 @@ def test_weights_that_are_no_numbers_are_refused(tank: Tank) -> None:
     with torch.no_grad():
         actor.weight[0, 1] = math.inf
     with pytest.raises(GateError, match=r"actor holds a number that is none \(weight\)"):
-        require_finite(replace(tank.models, actor=actor))  # type: ignore[arg-type]
-    require_finite(tank.models)
+        require_finite(replace(tank.models, actor=actor), tank.data.spec)  # type: ignore[arg-type]
+    require_finite(tank.models, tank.data.spec)
+    clone, judge = copy.deepcopy(tank.models.behaviour), copy.deepcopy(tank.models.reward)
+    for network in (clone, judge):
+        with torch.no_grad():
+            next(network.net.parameters()).fill_(math.nan)
+    spoilt = replace(tank.models, behaviour=clone)
+    require_finite(spoilt, tank.data.spec)  # no actuator falls back on it: it is not exported
+    with pytest.raises(GateError, match="cloned operator holds a number that is none"):
+        require_finite(spoilt, operated_plant())
+    with pytest.raises(GateError, match="dynamics reward holds a number that is none"):
+        require_finite(replace(tank.models, distilled=judge), tank.data.spec)
 
 
 def test_ranges_beyond_float32_are_refused() -> None:
@@ -380,9 +418,9 @@ def test_the_last_thing_done_to_the_action_is_the_absolute_clamp(exported: Expor
     assert rate_limited.input[2] not in constants  # about the reference, which moves
 
 
-def test_observers_are_exported_too(tank: Tank) -> None:
-    """The other architecture of the world model, elites only, gives the same in onnxruntime as in torch."""
-    spec, generator = tank.data.spec, torch.Generator().manual_seed(11)
+def test_observers_and_the_cloned_operator_are_exported_too(tank: Tank) -> None:
+    """The other world model (elites only) and the other fallback: onnxruntime gives what torch gives, and survives."""
+    spec, generator = operated_plant(), torch.Generator().manual_seed(11)
     config = DynamicsConfig(architecture="observer", hidden=(8,), members=3, elites=2)
     dynamics = build_dynamics(config, spec, generator)
     for name in ("input_scaler", "change_scaler"):
@@ -393,11 +431,13 @@ def test_observers_are_exported_too(tank: Tank) -> None:
     dynamics.elites = torch.tensor([2, 0])
     models = replace(tank.models, dynamics=dynamics)
     graph = ControllerGraph(spec, models, tank.thresholds, tank.safety)
-    inputs = {name: len(slots) for name, slots in input_slots(spec, tank.data.layout).items()}
-    outputs = {name: len(slots) for name, slots in output_slots(spec, tank.data.layout).items()}
+    inputs = {name: len(slots) for name, slots in input_slots(spec, tank.data.layout, tank.safety).items()}
+    outputs = {name: len(slots) for name, slots in output_slots(spec, tank.data.layout, tank.safety).items()}
     model = to_onnx(graph, inputs)
-    check_file(model, inputs, outputs)
+    assert not {"Clip", "Min", "Max", "Not"} & set(check_file(model, inputs, outputs))
+    assert CLONED & shapes(model)
     session = open_graph(model, inputs, outputs, "here")
     drawn = random_inputs(graph, tank.data, 300, generator)
     assert check_parity(graph, session, drawn, "onnxruntime").max_diff <= 1e-4
     assert check_parity(graph, ReferenceRuntime(model), random_inputs(graph, tank.data, 5, generator), "reference")
+    assert check_fuzz(graph, spec, session, corrupted_inputs(drawn, generator)) == 300

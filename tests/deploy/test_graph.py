@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from controlkit.objective import CommandLimits
+from deploy.bundle.manifest import SHIFT, SHORTFALL, STRETCH
 from deploy.export.graph import ControllerGraph, GraphInputs, GraphOutputs
 from tests.deploy.conftest import Tank
-from tests.deploy.plants import PERIOD_S, TankEnv, next_states
+from tests.deploy.plants import NOISE, PERIOD_S, TankEnv, next_states, operated_plant
 from tests.deploy.slow_controller import SlowController
 
 FRAME = [4.0, 5.0, 30.0, 1.2, 2.0]
@@ -51,10 +52,23 @@ class Driver:
         start, _ = self.graph.state_layout.groups[name]
         return float(self.state[0, start])
 
+    def set(self, name: str, value: float) -> None:
+        start, _ = self.graph.state_layout.groups[name]
+        self.state = self.state.clone()
+        self.state[0, start] = value
 
-def warmed(tank: Tank, steps: int = 40, seed: int = 1) -> tuple[Driver, TankEnv, np.ndarray, np.ndarray]:
+
+@pytest.fixture(scope="module")
+def operated(tank: Tank) -> ControllerGraph:
+    """The tank's graph with the cloned operator as the fallback of valve and pump."""
+    return ControllerGraph(operated_plant(), tank.models, tank.thresholds, tank.safety)
+
+
+def warmed(
+    tank: Tank, steps: int = 40, seed: int = 1, graph: ControllerGraph | None = None
+) -> tuple[Driver, TankEnv, np.ndarray, np.ndarray]:
     """A driver in closed loop with the healthy plant until the policy is trusted: driver, plant, frame, command."""
-    driver, env = Driver(tank.graph), TankEnv()
+    driver, env = Driver(graph or tank.graph), TankEnv()
     frame, _ = env.reset(seed=seed)
     command = np.array(COMMAND, dtype=np.float32)
     for _ in range(steps):
@@ -69,13 +83,33 @@ def test_graph_equals_its_slow_version_through_health_and_faults(tank: Tank) -> 
     """300 steps with bad samples, gaps, faults, hand control and late cycles; flags, scores and commands agree."""
     thresholds = tank.thresholds.model_copy(update={"frozen_repeats": {"level": 4, "temperature": None}})
     graph = ControllerGraph(tank.data.spec, tank.models, thresholds, tank.safety)
-    slow = SlowController(tank.data.spec, tank.models, thresholds, tank.safety)
+    seen = compared(graph, SlowController(tank.data.spec, tank.models, thresholds, tank.safety), 300)
+    # The sequence is worth its name only if it went through nearly everything.
+    never = {
+        "state_invalid",
+        "model_invalid",
+        "reference_safe",
+        "spread_high",
+        "score_predicted_low",
+        "predicted_limit",
+    }
+    assert {name for name in graph.flag_names if "." not in name} - seen <= never
+
+
+def test_graph_with_the_cloned_operator_equals_its_slow_version(tank: Tank, operated: ControllerGraph) -> None:
+    slow = SlowController(operated_plant(), tank.models, tank.thresholds, tank.safety)
+    seen = compared(operated, slow, 120)
+    assert {"fallback_blind", "disabled", "blending", "rate_limited", "history_filling"} <= seen
+
+
+def compared(graph: ControllerGraph, slow: SlowController, steps: int) -> set[str]:
+    """Both through the same steps, the edge learning something of its own on the way; the flags that were raised."""
     driver, env, rng = Driver(graph), TankEnv(), np.random.default_rng(3)
     frame, _ = env.reset(seed=3)
     frame = frame.copy()
     command = np.array(COMMAND, dtype=np.float32)
     seen: set[str] = set()
-    for index in range(300):
+    for index in range(steps):
         ok, age, enable, dt, echo, obs = [1.0] * 5, [0.0] * 5, 1.0, PERIOD_S, command.copy(), frame.copy()
         kind = rng.integers(14) if index % 12 > 8 else 99
         tag = int(rng.integers(5))
@@ -101,12 +135,16 @@ def test_graph_equals_its_slow_version_through_health_and_faults(tank: Tank) -> 
             ok[0] = 0.0  # gone for longer than its age allows
         if 240 <= index < 260:
             obs[0] = np.float32(np.clip(obs[0] + 0.02 * (index - 240) ** 2, 0, 10))  # drift
+        if index % 50 == 20:
+            slow.shift, slow.stretch = [(0.75, 0.5), (-1.5, 2.0), (0.0, 0.0), (3.0, 0.25)][index // 50 % 4]
+            driver.set(SHIFT, slow.shift)
+            driver.set(STRETCH, slow.stretch)
         arguments = [np.asarray(x, dtype=np.float64).tolist() for x in (obs, ok, age, echo)]
         expected = slow.step(*arguments, enable, float(np.float32(dt)))
         inputs = [torch.from_numpy(np.array([x], dtype=np.float32)) for x in (*arguments, [enable], [dt])]
         with torch.no_grad():
-            _, margin = graph.with_margins(GraphInputs(*inputs, driver.state))
-        out = driver.step(*arguments, enable, dt)
+            out, margin = graph.with_margins(GraphInputs(*inputs, driver.state))
+        driver.state = out.state_out
         if not float(margin) < 1e-4:
             assert driver.raised(out) == expected.raised, index
             assert out.action[0].tolist() == pytest.approx(expected.action, abs=2e-4), index
@@ -115,6 +153,8 @@ def test_graph_equals_its_slow_version_through_health_and_faults(tank: Tank) -> 
         assert out.action_fallback[0].tolist() == pytest.approx(expected.fallback, abs=2e-4)
         assert driver.slot("ewma") == pytest.approx(expected.ewma, abs=2e-3)
         assert driver.slot("cusum") == pytest.approx(expected.cusum, abs=2e-2)
+        assert driver.slot(SHORTFALL) == pytest.approx(expected.shortfall, rel=1e-3, abs=2e-3)
+        assert (driver.slot(SHIFT), driver.slot(STRETCH)) == (slow.shift, slow.stretch)
         for name in ("score_observed", "score_predicted", "spread"):
             assert float(getattr(out, name)) == pytest.approx(getattr(expected, name), rel=1e-3, abs=1e-3)
         seen |= expected.raised
@@ -122,16 +162,7 @@ def test_graph_equals_its_slow_version_through_health_and_faults(tank: Tank) -> 
         slow.issued = command.astype(np.float64).tolist()
         frame, *_ = env.step(command)
         frame = frame.copy()
-    # The sequence is worth its name only if it went through nearly everything.
-    never = {
-        "state_invalid",
-        "model_invalid",
-        "reference_safe",
-        "spread_high",
-        "score_predicted_low",
-        "predicted_limit",
-    }
-    assert {name for name in graph.flag_names if "." not in name} - seen <= never
+    return seen
 
 
 def test_all_zero_state_leaves_the_plant_to_the_fallback_without_a_bump(tank: Tank) -> None:
@@ -483,3 +514,157 @@ def test_recovery_takes_the_chosen_number_of_periods(tank: Tank) -> None:
         frame, *_ = env.step(command)
         trusts.append(driver.slot("trust"))
     assert trusts == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_shift_and_stretch_move_the_observed_checks_and_nothing_else(tank: Tank) -> None:
+    """z = (shortfall - shift) / (1 + stretch) enters the sums; the reported shortfall stays the log's."""
+    weight, cap = tank.safety.ewma_weight, tank.safety.shortfall_cap
+    driver, _, frame, command = warmed(tank)
+    before, results = driver.state, {}
+    for moved in ((0.0, 0.0), (0.75, 0.0), (-3.0, 0.5), (0.0, 2.0)):
+        driver.state = before
+        for name, value in zip((SHIFT, STRETCH), moved, strict=True):
+            driver.set(name, value)
+        old = driver.slot("ewma")
+        out = driver.step(frame, act_prev=command)
+        assert "observed_unscored" not in driver.raised(out)
+        shortfall = driver.slot(SHORTFALL)
+        expected = np.clip((shortfall - moved[0]) / (1.0 + moved[1]), -cap, cap)
+        assert driver.slot("ewma") == pytest.approx((1 - weight) * old + weight * expected, abs=1e-5)
+        assert (driver.slot(SHIFT), driver.slot(STRETCH)) == moved
+        results[moved] = (shortfall, out.action.tolist(), float(out.score_observed))
+    assert len({str(result) for result in results.values()}) == 1
+    assert shortfall != 0.0
+
+
+def test_a_shortfall_that_was_not_scored_is_zero(tank: Tank) -> None:
+    """However far the checks were moved, a step without a score adds nothing and trips nothing."""
+    driver, _, frame, command = warmed(tank)
+    driver.set(SHIFT, -3.0)
+    ewma, cusum = driver.slot("ewma"), driver.slot("cusum")
+    out = driver.step([np.nan, *frame[1:]], act_prev=command)
+    assert "observed_unscored" in driver.raised(out)
+    assert not driver.raised(out) & {"score_observed_low", "ewma_high", "cusum_high"}
+    assert (driver.slot(SHORTFALL), driver.slot("ewma"), driver.slot("cusum")) == (0.0, ewma, cusum)
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), [(SHIFT, 3.0, 3.01), (SHIFT, -3.0, -3.01), (STRETCH, 2.0, 2.01)])
+def test_an_edge_moves_the_checks_no_further_than_it_may(tank: Tank, name: str, good: float, bad: float) -> None:
+    driver, _, frame, command = warmed(tank, 20)
+    before = driver.state
+    driver.set(name, good)
+    out = driver.step(frame, act_prev=command)
+    assert "state_invalid" not in driver.raised(out)
+    assert driver.slot(name) == good
+    for value in (bad, math.nan):
+        driver.state = before
+        driver.set(name, value)
+        out = driver.step(frame, act_prev=command)
+        assert {"state_invalid", "fallback_active"} <= driver.raised(out)
+        assert driver.slot(name) == 0.0  # a cold start: as calibrated on the log
+
+
+def test_a_shift_of_all_that_is_allowed_still_leaves_a_gross_fault_to_the_one_step_rule(tank: Tank) -> None:
+    safety = tank.safety
+    limit = safety.recalibration_shift + (1 + safety.recalibration_stretch) * tank.thresholds.shortfall_limit
+    driver, _, frame, command = warmed(tank)
+    driver.set(SHIFT, safety.recalibration_shift)
+    driver.set(STRETCH, safety.recalibration_stretch)
+    out = driver.step([*(frame[:1] + 3.0), *frame[1:]], act_prev=command)
+    assert driver.slot(SHORTFALL) > limit
+    assert {"score_observed_low", "fallback_active"} <= driver.raised(out)
+
+
+class _Noisier(TankEnv):
+    """The plant with twice the noise of its log, as if a historian had smoothed that."""
+
+    def _measured(self) -> np.ndarray:
+        noise = np.array([2 * NOISE, 0.0, 20 * NOISE, 0.0, 0.0]) * self._rng.standard_normal(5)
+        return (self._true + noise).astype(np.float32)
+
+
+def fleet(
+    graph: ControllerGraph, steps: int, shift: float, stretch: float, bias: float = 0.0
+) -> tuple[np.ndarray, int]:
+    """16 noisier plants under trust, a bias on the level from step 60 on: scored shortfalls, plants that tripped."""
+    envs = [_Noisier() for _ in range(16)]
+    frames = np.stack([env.reset(seed=50 + i)[0] for i, env in enumerate(envs)])
+    state, command, ones = torch.zeros(16, graph.state_layout.size), torch.tensor([COMMAND] * 16), torch.ones(16, 5)
+    at = {name: graph.state_layout.groups[name][0] for name in (SHIFT, STRETCH, SHORTFALL)}
+    state[:, at[SHIFT]], state[:, at[STRETCH]] = shift, stretch
+    cut = [graph.flag_names.index(name) for name in ("score_observed_low", "ewma_high", "cusum_high")]
+    unscored = graph.flag_names.index("observed_unscored")
+    found, tripped = [], torch.zeros(16, dtype=torch.bool)
+    with torch.no_grad():
+        for index in range(steps):
+            obs = torch.from_numpy(frames).clone()
+            obs[:, 0] += bias * (index >= 60)
+            out = graph(obs, ones, 0 * ones, command, ones[:, :1], PERIOD_S * ones[:, :1], state)
+            state, command = out.state_out, out.action
+            found.append(state[out.flags[:, unscored] == 0, at[SHORTFALL]].numpy())
+            tripped |= (out.flags[:, cut] > 0).any(dim=1)
+            frames = np.stack([env.step(a)[0] for env, a in zip(envs, command.numpy(), strict=True)])
+    return np.concatenate(found), int(tripped.sum())
+
+
+def test_what_an_edge_learns_makes_its_plant_healthy_and_its_faults_visible(tank: Tank) -> None:
+    """The log had half of the plant's noise: as calibrated every plant trips, as learned none does, but for a fault."""
+    found, tripped = fleet(tank.graph, 60, 0.0, 0.0)
+    assert tripped == 16
+    assert len(found) >= tank.safety.recalibration_steps
+    shift, stretch = float(found.mean()), float(found.std()) - 1.0
+    assert 1.0 < shift < tank.safety.recalibration_shift
+    assert 0.5 < stretch < tank.safety.recalibration_stretch
+    assert fleet(tank.graph, 150, shift, stretch)[1] == 0
+    assert fleet(tank.graph, 120, shift, stretch, bias=0.5)[1] == 16
+
+
+def test_the_cloned_operator_commands_within_rate_and_limits(tank: Tank, operated: ControllerGraph) -> None:
+    """Valve (rate-limited) and pump (not) move to what the clone says; the heater keeps its own ramp."""
+    driver, env, frame, command = warmed(tank, graph=operated)
+    size = tank.data.layout.size
+    for index in range(12):
+        out = driver.step(frame, act_prev=command, enable=0.0)
+        cloned = tank.models.behaviour(driver.state[:, :size])[0].numpy()
+        assert "fallback_blind" not in driver.raised(out)
+        reach = [0.6, math.inf]
+        expected = [np.clip(cloned[i], command[i] - r, command[i] + r) for i, r in zip((0, 2), reach, strict=True)]
+        assert out.action[0, [0, 2]].tolist() == pytest.approx(expected, abs=1e-5)
+        assert float(out.action[0, 1]) == pytest.approx(max(command[1] - 0.1, 0.0), abs=1e-5)
+        command = out.action[0].numpy() if index else np.array([7.0, 0.5, 1.0], dtype=np.float32)  # once by hand
+        frame, *_ = env.step(command)
+    data = tank.data
+    rows = data.transitions[:400]
+    logged = tank.models.behaviour(torch.from_numpy(data.observations(rows))).numpy() - data.actions[rows]
+    assert np.abs(logged[:, 0]).mean() < 0.5  # it is the operator, whose own restlessness is 0.4
+
+
+def test_the_cloned_operator_holds_while_its_observation_is_not_whole(tank: Tank, operated: ControllerGraph) -> None:
+    driver = Driver(operated)
+    for step in range(3):  # cold: no bump, until the history is full
+        out = driver.step(FRAME, enable=0.0)
+        assert ("fallback_blind" in driver.raised(out)) == ("history_filling" in driver.raised(out)) == (step < 2)
+        assert (out.action[0, [0, 2]].tolist() == pytest.approx([COMMAND[0], COMMAND[2]])) == (step < 2)
+    driver, _, frame, command = warmed(tank, graph=operated)
+    for missing in range(1, 6):  # a tag of no PI: held for three periods, then unknown
+        out = driver.step([*frame[:3], np.nan, frame[4]], act_prev=command)
+        assert ("fallback_blind" in driver.raised(out)) == (missing > 3)
+        if missing > 3:
+            assert out.action[0, [0, 2]].tolist() == pytest.approx(command[[0, 2]].tolist())
+        command = out.action[0].numpy()
+
+
+def test_a_cloned_operator_that_gives_nan_holds(tank: Tank) -> None:
+    models = copy.deepcopy(tank.models)
+    with torch.no_grad():
+        next(iter(models.behaviour.net.parameters())).fill_(math.nan)
+    driver = Driver(ControllerGraph(operated_plant(), models, tank.thresholds, tank.safety))
+    for _ in range(6):
+        out = driver.step(FRAME)
+        assert {"model_invalid", "fallback_blind", "fallback_active"} <= driver.raised(out)
+        assert all(torch.isfinite(port).all() for port in out)
+        assert out.action[0, [0, 2]].tolist() == pytest.approx([COMMAND[0], COMMAND[2]])
+    # Where nobody falls back on it, it is not even there.
+    graph = ControllerGraph(tank.data.spec, models, tank.thresholds, tank.safety)
+    assert graph.fallback.clone is None
+    assert "model_invalid" not in Driver(graph).raised(Driver(graph).step(FRAME))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from controlkit.errors import SpecError
-from controlkit.spec import PlantSpec
+from controlkit.spec import OperatorFallback, PlantSpec
 
 GOOD = """\
 name: tank
@@ -68,6 +68,13 @@ def test_what_follows_from_a_description(load):
     assert spec.tags["valve"].fallback.gain == -0.001  # YAML 1.1 would take 1e-3 for a word
 
 
+def test_the_cloned_operator_is_a_fallback_that_needs_nothing_more(load):
+    spec = load(GOOD.replace("kind: ramp, rate_per_s: 0.5", "kind: operator"))
+    assert spec.tags["pump"].fallback == OperatorFallback(kind="operator")
+    assert PlantSpec.from_dict(spec.to_dict()) == spec
+    assert spec.sha256() != load(GOOD).sha256()
+
+
 def test_a_compressed_tag_is_known_for_as_long_as_its_historian_is_silent(load):
     spec = load(GOOD.replace("history: 3", "history: 3\n    compression: {deviation: 0.1, max_interval_s: 600}"))
     assert spec.max_age_s("level") == 600
@@ -115,6 +122,8 @@ MISTAKES: list[tuple[str, str, list[str]]] = [
     ("measured: level", "measured: lvl", ["tags.valve.fallback.measured", "did you mean 'level'?"]),
     ("setpoint: demand", "setpoint: demmand", ["tags.valve.fallback.setpoint", "did you mean 'demand'?"]),
     ("kind: pi,", "kind: pd,", ["tags.valve.fallback", "unknown kind 'pd'", "Did you mean 'pi'?"]),
+    ("kind: ramp, rate_per_s: 0.5", "kind: oprator", ["tags.pump.fallback", "Did you mean 'operator'?"]),
+    ("kind: ramp, rate", "kind: operator, rate", ["tags.pump.fallback.rate_per_s", "unknown key"]),
     ("kind: ramp, rate_per_s: 0.5", "kind: ramp", ["tags.pump.fallback", "a ramp needs 'rate_per_s'"]),
     ("kind: track,", "kind: trak,", ["objective.0", "unknown kind 'trak'", "Did you mean 'track'?"]),
     ("{kind: track, ", "{", ["objective.0", "'kind' is missing"]),
