@@ -271,7 +271,10 @@ register_edge(app)
 def benchmark(
     suite: Annotated[
         str,
-        typer.Argument(help="Name of the suite: draft, filter, industrial, neorl, neorl2, ope, refrigerator, speed."),
+        typer.Argument(
+            help="Name of the suite: detection, draft, filter, industrial, neorl, neorl2, ope, refrigerator, runtime, "
+            "speed."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json and tables.", show_default=False)],
     tasks: Annotated[str, typer.Option(help="Which tasks, with commas; all where none is named.")] = "",

@@ -22,7 +22,7 @@ State = Annotated[Path, typer.Argument(help="State folder of the runtime (run --
 TokenFile = Annotated[Path | None, typer.Option(help="File that holds the operator's token.", show_default=False)]
 ChangeRecord = Annotated[str, typer.Option(help="Id of the change record under which it is armed.", show_default=False)]
 MAX_TOKEN_BYTES = 1024
-TRIAL_OPERATOR = "trial"
+TRIAL_OPERATOR, TOKEN = "trial", "operator.token"
 
 
 def register(app: typer.Typer) -> None:
@@ -102,11 +102,10 @@ def serve_sim(
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On loopback; 0 takes any free one.")] = 4840,
-    speed: Annotated[float, typer.Option(min=0.01, max=1000.0, help="Times real time.")] = 1.0,
     seed: Seed = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="For tests: no encryption, anybody may write.")] = False,
 ) -> None:
-    """Run a task as a real OPC UA server on this machine, with its operator at the controls until one takes over."""
+    """Run a task as a real OPC UA server on this machine; its operator commands until a controller does."""
     from envs.opcua_server import SimulatedPlant
 
     if (folder is None) != insecure:
@@ -115,13 +114,15 @@ def serve_sim(
             where="controlkit serve-sim",
             cure="--folder trial makes the certificates that both sides need.",
         )
-    with SimulatedPlant(task, folder, port=port, speed=speed, seed=seed, insecure=insecure) as plant:
-        print(f"{plant.address}: '{task}', one period every {plant.spec.period_s / speed:g} s; Ctrl-C ends it")
+    with SimulatedPlant(task, folder, port=port, seed=seed, insecure=insecure) as plant:
+        print(f"{plant.address}: '{task}', one period every {plant.spec.period_s:g} s; Ctrl-C ends it")
         if folder is None:
             print("warning: neither signed nor encrypted, and anybody on this machine may write: for tests only")
         else:
             site = _trial_site(folder, plant)
-            print(f"In another terminal: controlkit run BUNDLE --plant {plant.address} --site {site}")
+            keys = f"--site {site} --public-key KEY.pub"
+            print(f"In another terminal: controlkit run BUNDLE --plant {plant.address} {keys}")
+            print(f"To arm it: controlkit operate STATE --mode armed --token-file {folder / TOKEN} --change-record ID")
         sys.stdout.flush()
         try:
             plant.wait()
@@ -326,7 +327,7 @@ def _trial_site(folder: Path, plant: Any) -> Path:
     from controlkit.files import write_text
     from deploy.runtime.operators import new_token
 
-    site, token_path = folder / "site.yaml", folder / "operator.token"
+    site, token_path = folder / "site.yaml", folder / TOKEN
     if site.exists():
         return site
     token, stored = new_token()

@@ -20,6 +20,8 @@ SUITES = {
     "industrial": "controlkit.benchmarks.industrial",
     "ope": "controlkit.benchmarks.ope",
     "draft": "controlkit.benchmarks.draft",
+    "runtime": "controlkit.benchmarks.runtime",
+    "detection": "controlkit.benchmarks.detection",
 }
 
 Suite = Callable[..., str]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -159,7 +160,7 @@ def _lane(
     simulator, operator = source(plant, mode == "shadow", seed, copies)
     nothing = np.zeros(simulator.copies, dtype=np.int64)
     what, start, column = (None, nothing, nothing) if fault is None else fault
-    rng = np.random.default_rng([seed, len(what.name) if what else 0])
+    rng = np.random.default_rng([seed, zlib.crc32(what.name.encode()) if what else 0])
     noise = np.where(np.isfinite(signals.sigma), plant.noise, 0.0) if plant.noise else None
     injector = Injector(what, start, column, signals, rng)
     return Lane(simulator, operator, injector, CHANGES.get(plant.changed), noise, seed)
@@ -227,7 +228,7 @@ def _faults(plant: DetectionPlant, prepared: Prepared, signals: Signals, mode: s
     window, stream = (plant.warm_up, plant.warm_up + plant.starts), FAULTY_SEED + seed
     (alone,) = watch(prepared.graph, [_lane(plant, signals, mode, stream, plant.faulty)], plant.steps)
     copies = alone.flags.shape[1]
-    draws = np.random.default_rng(stream).integers(*window, copies)
+    draws: Ints = np.asarray(np.random.default_rng(stream).integers(*window, copies), dtype=np.int64)
     faults = all_faults(
         plant=not (mode == "shadow" and plant.held_out),
         dynamics=bool(plant.changed),

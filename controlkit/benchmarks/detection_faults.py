@@ -167,7 +167,7 @@ class Injector:
         """What is read of the frame (B, n) of this period."""
         seen, ok, age = frame.astype(np.float64), np.ones(frame.shape), np.zeros(frame.shape)
         rows = np.flatnonzero(self.active(time))
-        if self.fault is None or not len(rows) or self._kind not in _SENSE | {"quality": None, "stale": None}:
+        if self.fault is None or not len(rows) or self.fault.kind not in SENSOR_FAULTS:
             return Readings(seen, ok, age)
         at = (rows, self.column[rows])
         now, since = frame[at], time - self.start[rows]

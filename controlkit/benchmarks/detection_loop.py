@@ -51,7 +51,7 @@ class Trace:
 
     def up(self, *names: str) -> npt.NDArray[np.bool_]:
         """(T, B) where any of these flags is raised."""
-        found: npt.NDArray[np.bool_] = self.flags[..., [self.names.index(name) for name in names]].any(axis=-1)
+        found: npt.NDArray[np.bool_] = np.any(self.flags[..., [self.names.index(name) for name in names]], axis=-1)
         return found
 
     @property
@@ -137,11 +137,13 @@ def watch(graph: ControllerGraph, lanes: Sequence[Lane], steps: int, *, judged: 
         reads = [each.sense(time) for each in running]
         echo = np.concatenate([each.echo for each in running])
         inputs = GraphInputs(
-            *(_tensor(np.concatenate([getattr(read, name) for read in reads])) for name in ("frame", "ok", "age_s")),
-            _tensor(echo),
-            one,
-            period,
-            state,
+            obs=_tensor(np.concatenate([read.frame for read in reads])),
+            obs_ok=_tensor(np.concatenate([read.ok for read in reads])),
+            obs_age=_tensor(np.concatenate([read.age_s for read in reads])),
+            act_prev=_tensor(echo),
+            enable=one,
+            dt=period,
+            state_in=state,
         )
         if time == 0 and steps >= WORTH_TRACING:
             step = _traced(_JudgedStep(graph, judged), inputs)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from controlkit.artifacts import RunFolder
-from controlkit.benchmarks.detection_faults import compressed
 from controlkit.benchmarks.suite_data import data_file
 from controlkit.config import RunConfig
 from controlkit.configs import config_path
@@ -46,12 +45,11 @@ class DetectionPlant:
         healthy_steps: of a healthy trajectory.
         healthy, faulty, streams: trajectories of each kind and seed; streams of a historian, at each deadband.
         seeds: at most; training them costs minutes.
-        episodes: of the log that is collected; or released: of the released file to train on, and held_out: of the
-            released file that stands for the operator's log in SHADOW.
+        episodes: of the log that is collected, where there is no released one.
+        released, held_out: the released file to train on, and the one that stands for the operator's log in SHADOW.
         recalibration: scored steps of a recalibration in SHADOW; 0 where trajectories are too short for one.
         noise: standard deviation that is added to every state tag, in the log and on the plant: that of sensors, where
             the benchmark's are exact (engineering units).
-        deadband: the log is compressed by an exception-deviation historian, with this deadband (engineering units).
         changed: the constant that can be changed, see `detection_sources.CHANGES`; empty where there is none.
         settings: overrides of the run configuration.
     """
@@ -71,7 +69,6 @@ class DetectionPlant:
     held_out: str = ""
     recalibration: int = 500
     noise: float = 0.0
-    deadband: float = 0.0
     changed: str = ""
     settings: tuple[str, ...] = ()
 
@@ -166,15 +163,11 @@ def _data(plant: DetectionPlant, seed: int, folder: Path) -> TransitionDataset:
     else:
         source = collect(task, folder / "log.csv", episodes=plant.episodes, seed=seed).path
     data = ingest(task.spec(), [source], target).dataset
-    if not (plant.deadband or plant.noise):
+    if not plant.noise:
         return data
     states = np.isin(np.arange(len(data.layout.frame_tags)), data.layout.state_columns)  # (n,)
     drawn = np.random.default_rng([NOISE_SEED, seed]).standard_normal(data.frames.shape)
     frames = data.frames + np.where(states, plant.noise, 0.0) * drawn
-    if plant.deadband:
-        ends = np.flatnonzero(np.append(data.episode[1:] != data.episode[:-1], True)) + 1
-        episodes = np.split(frames, ends[:-1])
-        frames = np.concatenate([compressed(part, np.where(states, plant.deadband, 0.0)) for part in episodes])
     data = TransitionDataset.from_frames(
         data.spec,
         frames=frames.astype(np.float32),
@@ -199,16 +192,6 @@ PLANTS = {
         seeds=3,
         changed="leak",
     ),
-    "refrigerator-compressed": DetectionPlant(
-        task="refrigerator",
-        run="refrigerator",
-        warm_up=100,
-        starts=200,
-        horizon=200,
-        healthy_steps=2000,
-        faulty=0,
-        deadband=0.2,
-    ),
     "dmsd": DetectionPlant(
         task="dmsd",
         run="dmsd",
@@ -223,15 +206,5 @@ PLANTS = {
         released="neorl2/DMSD-train.npz",
         held_out="neorl2/DMSD-val.npz",
         changed="damping",
-    ),
-    "industrial": DetectionPlant(
-        task="industrial",
-        run="industrial",
-        warm_up=60,
-        starts=100,
-        horizon=150,
-        healthy_steps=1000,
-        healthy=50,
-        episodes=100,
     ),
 }

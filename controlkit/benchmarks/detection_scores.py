@@ -66,9 +66,9 @@ class FalseTrips:
         steps: periods with full history.
         hit, trajectories: trajectories with a trip, and in all.
         rate: trips per 10 000 steps.
-        upper: 95 % upper bound of the rate of first trips per 10 000 steps, as if they came at a constant rate: from
-            the share of trajectories with a trip, since steps of one trajectory are not independent; `None` where all
-            have one.
+        upper: 95 % upper bound of that rate, from the share of trajectories with a trip, since steps of one trajectory
+            are not independent: as if first trips came at a constant rate, or that share times the trips of a
+            trajectory that has some, whichever is more; `None` where all have some.
     """
 
     trips: int
@@ -83,7 +83,8 @@ class FalseTrips:
         """From counts."""
         chance = clopper_pearson_upper(hit, trajectories)
         bounded = chance < 1.0 and steps > 0
-        upper = -math.log1p(-chance) * trajectories / steps * PER if bounded else None
+        each = max(-math.log1p(-chance), chance * trips / max(hit, 1)) if bounded else 0.0
+        upper = each * trajectories / steps * PER if bounded else None
         return cls(trips, steps, hit, trajectories, trips / max(steps, 1) * PER, upper)
 
 

@@ -103,7 +103,8 @@ def table_of(parts: Sequence[Part]) -> str:
             streams.append(
                 (
                     plant, f"{deadband:g}", f"{row['repeat_share']:.2f}", f"{row['mean']:.2f} / {row['std']:.2f}",
-                    f"{row['unscored_share']:.2f}", _rate(frozen), _rate(before), _rate(after), str(after.steps),
+                    f"{row['unscored_share']:.2f}", _rate(frozen), _rate(before), _rate(after),
+                    f"{row['accepted']} of {row['trajectories']}",
                 )
             )  # fmt: skip
     text = markdown_table(
@@ -196,16 +197,14 @@ def _streams(parts: Sequence[Part]) -> list[tuple[float, FalseTrips, FalseTrips,
     for part in parts:
         for row in part["streams"]:
             rows.setdefault(row["deadband"], []).append(row)
-    plain = ("repeat_share", "mean", "std", "unscored_share")
-    return [
-        (
-            deadband,
-            *(_pooled([row[name] for row in found]) for name in ("before", "after", "frozen")),
-            {name: sum(row[name] for row in found) for name in ("accepted", "trajectories")}
-            | {name: _mean(math.nan if row[name] is None else row[name] for row in found) for name in plain},
-        )
-        for deadband, found in rows.items()
-    ]
+    streams: list[tuple[float, FalseTrips, FalseTrips, FalseTrips, Part]] = []
+    for deadband, found in rows.items():
+        before, after, frozen = (_pooled([row[name] for row in found]) for name in ("before", "after", "frozen"))
+        rest: dict[str, float] = {name: sum(row[name] for row in found) for name in ("accepted", "trajectories")}
+        for name in ("repeat_share", "mean", "std", "unscored_share"):
+            rest[name] = _mean(math.nan if row[name] is None else row[name] for row in found)
+        streams.append((deadband, before, after, frozen, rest))
+    return streams
 
 
 def _pooled(counts: Sequence[Part]) -> FalseTrips:

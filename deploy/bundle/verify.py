@@ -90,6 +90,7 @@ def open_graph(model: bytes, inputs: dict[str, int], outputs: dict[str, int], wh
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False  # which pays where sizes change from run to run, and costs where they do not
     for pool in ("intra", "inter"):
         options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
     # A graph from bytes may name files in the working directory; nothing lies under the null device.

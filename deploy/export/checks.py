@@ -99,6 +99,8 @@ class PredictedCheck(nn.Module):
 
     low: Tensor
     high: Tensor
+    stop: Tensor
+    fall: Tensor
 
     def __init__(self, spec: PlantSpec, thresholds: Thresholds) -> None:
         super().__init__()
@@ -106,6 +108,11 @@ class PredictedCheck(nn.Module):
         self.thresholds = thresholds
         self.register_buffer("low", bounds[:, 0].contiguous())
         self.register_buffer("high", bounds[:, 1].contiguous())
+        stops = (thresholds.spread_stop, thresholds.score_stop)
+        softs = (thresholds.spread_soft, thresholds.score_soft)
+        self.register_buffer("stop", torch.tensor(stops))
+        # Subtracted before it is rounded: in float32 a narrow one could be nothing.
+        self.register_buffer("fall", torch.tensor([stop - soft for stop, soft in zip(stops, softs, strict=True)]))
 
     def forward(
         self, predicted: Tensor, spread: Tensor, score: Tensor, filling: Tensor, size: Tensor, notes: Notes
@@ -121,8 +128,8 @@ class PredictedCheck(nn.Module):
         """
         t = self.thresholds
         inside = filling | every(within(predicted, self.low, self.high))
-        near = _ramp_down(spread, t.spread_soft, t.spread_stop)
-        familiar = _ramp_down(-score, -t.score_soft, -t.score_stop)
+        # 1 up to (for the score: from) the soft end, 0 at the stop end and beyond, a line between; NaN gives 0.
+        room = limited((self.stop - torch.cat([spread, score], dim=-1)) / self.fall, 0.0, 1.0)
         notes.ok["predicted_limit"] = inside
         notes.ok["spread_high"] = filling | (spread <= t.spread_soft)
         notes.ok["score_predicted_low"] = filling | (score >= t.score_soft)
@@ -131,9 +138,4 @@ class PredictedCheck(nn.Module):
         for threshold in (t.score_soft, t.score_stop):
             notes.margin(score, threshold, 1.0)  # -log of a probability that is near 1 where the score is small
         notes.margins += [(predicted - end).abs() / (self.high - self.low) for end in (self.low, self.high)]
-        return Predicted(inside, torch.where(near <= familiar, near, familiar))
-
-
-def _ramp_down(x: Tensor, soft: float, stop: float) -> Tensor:
-    """1 up to `soft`, 0 from `stop` on, a line between; NaN gives 0."""
-    return limited((stop - x) / (stop - soft), 0.0, 1.0)
+        return Predicted(inside, room.amin(dim=-1, keepdim=True))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from controlkit.models.actor import BehaviourClone
 from controlkit.spec import OperatorFallback, PIFallback, PlantSpec, RampFallback
+from deploy.export.lean import lean
 from deploy.export.slots import MAX_MAGNITUDE, error_slot
 from deploy.export.stages import every, limited, safe_values, take, within
 
@@ -66,7 +67,6 @@ class FallbackStage(nn.Module):
     """
 
     is_pi: Tensor
-    is_ramp: Tensor
     is_operator: Tensor
     needs_no_measurement: Tensor
     needs_no_history: Tensor
@@ -78,8 +78,7 @@ class FallbackStage(nn.Module):
     setpoint_is_tag: Tensor
     setpoint: Tensor
     safe: Tensor
-    ramp_rate: Tensor
-    blind_rate: Tensor
+    walk_rate: Tensor
     error_bound: Tensor
 
     def __init__(self, spec: PlantSpec, clone: BehaviourClone, blind_ramp_s: float) -> None:
@@ -96,9 +95,8 @@ class FallbackStage(nn.Module):
         constants = [float(pi.setpoint) if pi is not None and not isinstance(pi.setpoint, str) else 0.0 for pi in pis]
         operators = [isinstance(f, OperatorFallback) for f in fallbacks]
         low, high = np.array([spec.limits(tag) for tag in actions], dtype=np.float64).T
-        self.clone = copy.deepcopy(clone) if any(operators) else None
+        self.clone = lean(copy.deepcopy(clone)) if any(operators) else None
         self.register_buffer("is_pi", torch.tensor([pi is not None for pi in pis]))
-        self.register_buffer("is_ramp", torch.tensor([ramp is not None for ramp in ramps]))
         self.register_buffer("is_operator", torch.tensor(operators))
         self.register_buffer("needs_no_measurement", torch.tensor([pi is None for pi in pis]))
         self.register_buffer("needs_no_history", torch.tensor([not operator for operator in operators]))
@@ -114,8 +112,9 @@ class FallbackStage(nn.Module):
         self.register_buffer("setpoint_is_tag", torch.tensor([tag is not None for tag in tags]))
         self.register_buffer("setpoint", torch.tensor(constants))
         self.register_buffer("safe", torch.from_numpy(safe_values(spec)))
-        self.register_buffer("ramp_rate", torch.tensor(rates))
-        self.register_buffer("blind_rate", torch.from_numpy(((high - low) / blind_ramp_s).astype(np.float32)))
+        # Towards the safe value: a PI while it is blind, a ramp at its rate, the others not at all.
+        walks = np.where([pi is not None for pi in pis], (high - low) / blind_ramp_s, rates)
+        self.register_buffer("walk_rate", torch.from_numpy(walks.astype(np.float32)))
         bounds = [error_slot(spec, tag)[3] for tag in actions]
         self.register_buffer("error_bound", torch.tensor(bounds))
 
@@ -128,9 +127,9 @@ class FallbackStage(nn.Module):
         change = torch.where(last_known, error - last_error, 0.0)
         pi = reference + self.gain * (change + error * dt * self.inverse_reset)
         safe = self.safe.expand_as(reference)
-        ramp = limited(safe, reference - self.ramp_rate * dt, reference + self.ramp_rate * dt)
-        blind = limited(safe, reference - self.blind_rate * dt, reference + self.blind_rate * dt)
-        wish = torch.where(self.is_pi, torch.where(measured, pi, blind), torch.where(self.is_ramp, ramp, reference))
+        reach = self.walk_rate * dt
+        walk = limited(safe, reference - reach, reference + reach)
+        wish = torch.where(self.is_pi & measured, pi, walk)
         sighted, cloned = measured | self.needs_no_measurement, None
         if self.clone is not None:
             # The clone's own forward clamps by Min and Max, which differ between runtimes where they meet NaN.

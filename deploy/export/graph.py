@@ -20,6 +20,7 @@ from deploy.bundle.safety import SafetyConfig, Thresholds
 from deploy.export.checks import ObservedCheck, PredictedCheck
 from deploy.export.fallback import FallbackStage, Situation
 from deploy.export.judge import Judge
+from deploy.export.lean import lean
 from deploy.export.sensing import SensingStage
 from deploy.export.slots import FLAGS, MAX_AGE_S, MAX_MAGNITUDE, history_needed, output_slots, state_layout
 from deploy.export.stages import CommandStage, Notes, every, limited, number, take, within
@@ -65,6 +66,9 @@ class ControllerGraph(nn.Module):
         safety: chosen.
     """
 
+    needed: Tensor
+    dt_longest: Tensor
+    dt_instead: Tensor
     shift: Tensor
     next_index: Tensor
     slot_low: Tensor
@@ -78,7 +82,7 @@ class ControllerGraph(nn.Module):
         self.state_layout = state_layout(spec, layout, safety)
         self.output_slots = output_slots(spec, layout, safety)
         self.flag_names = (*(name for name, _ in FLAGS), *(f"input_bad.{tag}" for tag in layout.frame_tags))
-        self.actor = copy.deepcopy(models.actor)
+        self.actor = lean(copy.deepcopy(models.actor))
         self.judge = Judge(models)
         self.sensing = SensingStage(spec, layout, thresholds)
         self.commands = CommandStage(spec)
@@ -89,6 +93,10 @@ class ControllerGraph(nn.Module):
         following = list(range(len(layout.frame_tags)))
         for position, column in enumerate(layout.state_columns.tolist()):
             following[column] = len(following) + position
+        self.register_buffer("needed", torch.tensor([float(self.needed_samples), float(self.needed_commands)]))
+        longest = (1.0 + safety.dt_tolerance) * self.period
+        self.register_buffer("dt_longest", torch.tensor([self.period, longest, MAX_AGE_S]))
+        self.register_buffer("dt_instead", torch.tensor([self.period, self.period, MAX_AGE_S]))
         self.register_buffer("shift", torch.from_numpy(layout.shift_index))
         self.register_buffer("next_index", torch.tensor(following))
         self.register_buffer("slot_low", torch.from_numpy(self.state_layout.low))
@@ -125,16 +133,17 @@ class ControllerGraph(nn.Module):
         # State: ours, or a cold start.
         state_ok = every(within(x.state_in, self.slot_low, self.slot_high))  # (B, 1)
         state = torch.where(state_ok, x.state_in, torch.zeros_like(x.state_in))
-        part = {name: state[..., a:b] for name, (a, b) in self.state_layout.groups.items()}
+        groups = self.state_layout.groups
+        part = dict(zip(groups, state.split([b - a for a, b in groups.values()], dim=-1), strict=True))
         last = part["observation"]  # (B, O)
         ok["state_invalid"] = state_ok
 
         # Time: what is safe to assume where dt is no time.
         shortest, longest = (1.0 - s.dt_tolerance) * self.period, (1.0 + s.dt_tolerance) * self.period
         dt_ok = within(x.dt, shortest, longest)
-        dt_rate = torch.where(within(x.dt, 0.0, self.period), x.dt, self.period)
-        dt_control = torch.where(within(x.dt, 0.0, longest), x.dt, self.period)
-        dt_age = torch.where(within(x.dt, 0.0, MAX_AGE_S), x.dt, MAX_AGE_S)
+        # For the rate limit, for the fallback, and by which ages grow.
+        times = torch.where(within(x.dt, 0.0, self.dt_longest), x.dt, self.dt_instead)
+        dt_rate, dt_control, dt_age = times.split(1, dim=-1)
         ok["timing_bad"] = dt_ok
 
         # Samples.
@@ -152,11 +161,12 @@ class ControllerGraph(nn.Module):
         # Observation: this frame, then the last observation moved on by one sample.
         observation = take(torch.cat([sensed.frame, reference, last], dim=-1), self.shift)  # (B, O)
         unbroken = torch.where(dt_ok, torch.cat([part["samples"], part["commands"]], dim=-1), 0.0) + 1.0  # (B, 2)
-        samples = torch.where(all_usable, limited(unbroken[..., :1], 0.0, self.needed_samples), 0.0)
-        commands = torch.where(echo_ok, limited(unbroken[..., 1:], 0.0, self.needed_commands), 0.0)
-        full = (samples >= self.needed_samples) & (commands >= self.needed_commands)
+        usable = torch.cat([all_usable, echo_ok], dim=-1)
+        counts = torch.where(usable, limited(unbroken, 0.0, self.needed), 0.0)
+        full = every(counts >= self.needed)
         # The counts are bounded, so that this one negation lets no NaN pass.
-        filling = (samples < self.needed_samples) | (commands < self.needed_commands)
+        filling = number(full) < 0.5
+        samples, commands = counts.split(1, dim=-1)
         ok["history_filling"] = full
 
         # Policy and fallback, each inside rate and limits.
@@ -178,16 +188,17 @@ class ControllerGraph(nn.Module):
         scores, evidence = self.judge.score(
             torch.cat([observations, last]), torch.cat([actions, reference]), torch.cat([expected, seen])
         )  # (3B, 1), (3B, 1)
-        predicted, spread = expected[batch:], spreads[batch:]
-        score_predicted, score_observed = scores[batch : 2 * batch], scores[2 * batch :]
-        hoped, found = evidence[:batch], evidence[2 * batch :]  # for what was expected, and for what was observed
-        judged = [expected[:batch], predicted, spread, hoped, found, score_predicted, score_observed]
+        hoped_for, predicted = expected.split(batch)
+        doubt, spread = spreads.split(batch)
+        _, score_predicted, score_observed = scores.split(batch)
+        hoped, _, found = evidence.split(batch)  # for what was expected, and for what was observed
+        judged = [hoped_for, predicted, spread, hoped, found, score_predicted, score_observed]
         if fb.cloned is not None:
             judged.append(fb.cloned)
         model_ok = wish_ok & every(within(torch.cat(judged, dim=-1), -MAX_MAGNITUDE, MAX_MAGNITUDE))
         scorable = (part["full"] >= 0.5) & sensed.current & echo_ok & dt_ok & model_ok
         sizes = (expected.abs() / self.judge.dynamics.change_scaler.spread).amax(dim=-1, keepdim=True)  # (2B, 1)
-        happened = self.observed(hoped, found, spreads[:batch], scorable, part, sizes[:batch], notes)
+        happened = self.observed(hoped, found, doubt, scorable, part, sizes[:batch], notes)
         coming = self.predicted(predicted, spread, score_predicted, filling, sizes[batch:], notes)
         ok["model_invalid"] = model_ok
 
@@ -217,7 +228,7 @@ class ControllerGraph(nn.Module):
             score_predicted=torch.where(foreseen, score_predicted, 0.0),
             spread=torch.where(foreseen, spread, 0.0),
             obs_next=take(torch.cat([sensed.frame, torch.where(foreseen, predicted, seen)], dim=-1), self.next_index),
-            flags=torch.where(torch.cat([*(ok[name] for name, _ in FLAGS), sensed.fresh], dim=-1), 0.0, 1.0),
+            flags=1.0 - number(torch.cat([*(ok[name] for name, _ in FLAGS), sensed.fresh], dim=-1)),
             state_out=self._state(
                 observation=observation,
                 samples=samples,
@@ -254,14 +265,20 @@ class ControllerGraph(nn.Module):
         notes: Notes,
     ) -> None:
         """Flags wishes that had a part in the action: beyond the absolute limits, or inside these but out of reach."""
-        c = self.commands
-        slack = CUT * c.span
-        inside, in_reach = [], []
-        for wanted, counts in ((wish, trust > 0.0), (fallback_wish, trust < 1.0)):
-            part = torch.where(counts, wanted, action)
-            inside.append(every(within(part, c.low - slack, c.high + slack)))
-            in_reach.append(every(within(c.clamp(part), low - slack, high + slack)))
-            for value, ends in ((wanted, (c.low, c.high)), (c.clamp(wanted), (low, high))):
+        c, slack = self.commands, CUT * self.commands.span
+        counting = (torch.where(trust > 0.0, wish, action), torch.where(trust < 1.0, fallback_wish, action))
+        # Both wishes side by side: half the operators.
+        part = torch.cat(counting, dim=-1)  # (B, 2m)
+        lowest, highest = _twice(c.low), _twice(c.high)
+        reached = limited(part, lowest, highest)
+        notes.ok["clamped"] = every(within(part, _twice(c.low - slack), _twice(c.high + slack)))
+        notes.ok["rate_limited"] = every(within(reached, _twice(low - slack), _twice(high + slack)))
+        for value in (wish, fallback_wish):
+            for wanted, ends in ((value, (c.low, c.high)), (c.clamp(value), (low, high))):
                 bounds = (ends[0] - slack, ends[1] + slack)
-                notes.margins += [(value - bound).abs() / c.span for bound in bounds]
-        notes.ok["clamped"], notes.ok["rate_limited"] = inside[0] & inside[1], in_reach[0] & in_reach[1]
+                notes.margins += [(wanted - bound).abs() / c.span for bound in bounds]
+
+
+def _twice(x: Tensor) -> Tensor:
+    """(..., m) -> (..., 2m)."""
+    return torch.cat([x, x], dim=-1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from controlkit.artifacts import Models
 from controlkit.models.discriminator import MAX_PROBABILITY
+from deploy.export.lean import lean
 
 # Beyond these odds (1 to 5e8) nothing is told apart; the evidence stays within +-20.
 MAX_LOGIT = 20.0
@@ -23,8 +24,8 @@ class Judge(nn.Module):
 
     def __init__(self, models: Models) -> None:
         super().__init__()
-        self.dynamics = models.dynamics.elites_only()
-        self.reward = copy.deepcopy(models.judge)
+        self.dynamics = lean(copy.deepcopy(models.dynamics.elites_only()))
+        self.reward = lean(copy.deepcopy(models.judge))
         self.eval().requires_grad_(False)
 
     def expect(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

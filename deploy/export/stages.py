@@ -1,8 +1,8 @@
 """Building blocks of the controller graph.
 
 Rules that hold everywhere: a check is written `ok = (x >= low) & (x <= high)`, so that NaN fails it; values are merged
-with `where`, never by multiplying with a mask (NaN times 0 is NaN); clamping is `where`, as Min and Max of NaN differ
-between runtimes; and a logical not of a comparison never occurs.
+with `where`, never by multiplying with a mask (NaN times 0 is NaN); clamping is `where` of a comparison that NaN fails,
+as Min and Max of NaN differ between runtimes; and a logical not of a comparison never occurs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ def within(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 
 def limited(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """x moved into [low, high]; NaN becomes `low`."""
-    return torch.where(x >= low, torch.where(x <= high, x, high), low)
+    """x moved into [low, high]; NaN becomes `low`.
+
+    What Min makes of NaN does not matter: the comparison has already chosen `low` there.
+    """
+    return torch.where(x >= low, torch.minimum(x, torch.as_tensor(high, dtype=x.dtype)), low)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
@@ -33,7 +36,7 @@ def take(x: Tensor, index: Tensor) -> Tensor:
 
 def number(ok: Tensor) -> Tensor:
     """1 where ok, else 0."""
-    return torch.where(ok, 1.0, 0.0)
+    return ok.to(torch.float32)
 
 
 def every(ok: Tensor) -> Tensor:

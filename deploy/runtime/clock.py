@@ -102,10 +102,10 @@ class Metronome:
         self.anchor()
 
     def anchor(self) -> None:
-        """Takes the wall clock as it is now."""
+        """Takes the wall clock as it is now; the next tick is the first one after it."""
         monotonic, wall = self._clock.monotonic_ns(), self._clock.wall_ns()
         self._offset = wall - monotonic
-        first = -(-wall // self.period_ns) * self.period_ns
+        first = (wall // self.period_ns + 1) * self.period_ns  # after now: no tick comes twice
         self._next = Tick(0, first, first - self._offset)
 
     @property

@@ -22,6 +22,7 @@ from controlkit.errors import ControlkitError
 from deploy.bundle.store import Bundle
 from deploy.runtime.operators import MAX_TOKEN, Operators, require_change_record
 from deploy.runtime.requests import LOWER, Request, Requests
+from deploy.runtime.slots import Slot
 from deploy.runtime.snapshot import Mode
 
 MAX_LINE = 8192
@@ -70,8 +71,9 @@ class Control:
         record = ""
         if wish.action == "mode" and wish.mode == "ARMED":
             record = require_change_record(wish.change_record)
-        bundle = self._load(Path(wish.bundle)) if wish.action == "load" else None
-        request = Request(wish.action, mode=wish.mode, operator=operator, change_record=record, bundle=bundle)
+        # Opened here, not in the loop, which has no time for it.
+        slot = Slot("", self._load(Path(wish.bundle))) if wish.action == "load" else None
+        request = Request(wish.action, mode=wish.mode, operator=operator, change_record=record, slot=slot)
         self._requests.put(request)
         return request.wait(self._patience)
 
@@ -164,7 +166,12 @@ def ask(folder: Path, wish: Wish, timeout_s: float = 600.0) -> str:
             client.settimeout(min(timeout_s, PATIENCE_S))
             client.connect(str(path))
             client.sendall(wish.model_dump_json().encode() + b"\n")
-            reply = json.loads(_line(client, timeout_s))
+            try:
+                reply = json.loads(_line(client, timeout_s))
+            except TimeoutError:
+                raise ControlkitError(
+                    f"the runtime gave no answer within {timeout_s:g} s", where=str(path), cure="See the status page."
+                ) from None
     except (OSError, ValueError) as problem:
         raise ControlkitError(
             f"no runtime answers ({problem})", where=str(path), cure="Start one: controlkit run BUNDLE --state DIR."

@@ -7,7 +7,7 @@ import threading
 from typing import Any, Literal
 
 from controlkit.errors import ControlkitError
-from deploy.bundle.store import Bundle
+from deploy.runtime.slots import Slot
 from deploy.runtime.snapshot import Mode
 
 Action = Literal["mode", "load", "swap", "recalibrate"]
@@ -22,7 +22,7 @@ class Request:
         mode: the wanted mode, of `mode`.
         operator: who asks; empty where no token was needed.
         change_record: under which record, of `mode` ARMED.
-        bundle: checked, of `load`.
+        slot: opened and ready to be stepped, of `load`.
     """
 
     def __init__(
@@ -32,15 +32,10 @@ class Request:
         mode: Mode | None = None,
         operator: str = "",
         change_record: str = "",
-        bundle: Bundle | None = None,
+        slot: Slot | None = None,
     ) -> None:
-        self.action, self.mode, self.operator, self.change_record, self.bundle = (
-            action,
-            mode,
-            operator,
-            change_record,
-            bundle,
-        )
+        self.action, self.mode, self.operator, self.change_record = action, mode, operator, change_record
+        self.slot = slot
         self._done, self._lock = threading.Event(), threading.Lock()
         self._begun = self._withdrawn = False
         self._text = ""
@@ -53,7 +48,7 @@ class Request:
             "mode": self.mode,
             "operator": self.operator,
             "change_record": self.change_record,
-            "controller": None if self.bundle is None else self.bundle.manifest.model.sha256,
+            "controller": None if self.slot is None else self.slot.controller,
         }
 
     def begin(self) -> bool:
@@ -109,7 +104,7 @@ class Requests:
 
     def take(self) -> list[Request]:
         """All that wait and were not withdrawn."""
-        waiting = []
+        waiting: list[Request] = []
         while True:
             try:
                 request = self._queue.get_nowait()

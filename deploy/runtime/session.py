@@ -93,7 +93,21 @@ class ControllerSession:
         enable: bool = True,
         dt: float | None = None,
     ) -> StepResult:
-        """One period.
+        """One period: `compute` from the present state, which then moves on."""
+        result, self.state = self.compute(obs, ok, age, act_prev, enable=enable, dt=dt)
+        return result
+
+    def compute(
+        self,
+        obs: npt.ArrayLike,
+        ok: npt.ArrayLike | None = None,
+        age: npt.ArrayLike | None = None,
+        act_prev: npt.ArrayLike | None = None,
+        *,
+        enable: bool = True,
+        dt: float | None = None,
+    ) -> tuple[StepResult, Vector]:
+        """What one period gives, and the state (S,) after it; the session's own stays as it is.
 
         Args:
             obs: (n,) measured tags now, engineering units; NaN where nothing is known.
@@ -118,12 +132,12 @@ class ControllerSession:
         }
         out: dict[str, Any] = dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), feed), strict=True))
         row = {name: value[0] for name, value in out.items()}
-        self.state = row["state_out"]
-        return StepResult(
+        state: Vector = row["state_out"]
+        result = StepResult(
             action=row["action"],
             action_policy=row["action_policy"],
             action_fallback=row["action_fallback"],
-            trust=float(self.state[self._trust]),
+            trust=float(state[self._trust]),
             score_observed=float(row["score_observed"][0]),
             score_predicted=float(row["score_predicted"][0]),
             spread=float(row["spread"][0]),
@@ -131,6 +145,7 @@ class ControllerSession:
             flags=row["flags"],
             raised=tuple(self.flag_names[i] for i in np.flatnonzero(row["flags"])),
         )
+        return result, state
 
 
 def _row(name: str, values: npt.ArrayLike, size: int) -> Vector:

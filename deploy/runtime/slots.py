@@ -10,7 +10,24 @@ from controlkit.errors import ControlkitError
 from deploy.bundle.store import Bundle
 from deploy.runtime.recalibration import Calibration, Recalibrator
 from deploy.runtime.sensing import Inputs
-from deploy.runtime.session import ControllerSession, StepResult
+from deploy.runtime.session import ControllerSession, StepResult, Vector
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that was computed and not yet taken.
+
+    Attributes:
+        result: see `ControllerSession.compute`.
+        state: (S,) after it.
+        time_ns: sample time.
+        epoch: of the slot, when it was begun.
+    """
+
+    result: StepResult
+    state: Vector
+    time_ns: int
+    epoch: int
 
 
 class Slot:
@@ -41,7 +58,7 @@ class Slot:
         self._trust = manifest.state_index("trust")
         self._commands = [manifest.state_index(f"command.{tag}") for tag in self.session.commands]
         self.last: StepResult | None = None
-        self._learned = True
+        self._learned, self._epoch = True, 0
         self.restart()
 
     @property
@@ -71,15 +88,30 @@ class Slot:
         """A cold start, with what was learned of the plant."""
         self.session.reset()
         self.last, self._learned = None, True
+        self._epoch += 1
         self._apply()
 
+    def compute(self, inputs: Inputs, dt_s: float, time_ns: int) -> Step:
+        """What one period gives; changes nothing, so that any thread may do it. See `ControllerSession.compute`."""
+        session, epoch = self.session, self._epoch
+        result, state = session.compute(inputs.obs, inputs.ok, inputs.age_s, inputs.act_prev, dt=dt_s)
+        return Step(result, state, time_ns, epoch)
+
     def step(self, inputs: Inputs, dt_s: float) -> StepResult:
-        """One period, see `ControllerSession.step`."""
-        result = self.session.step(inputs.obs, inputs.ok, inputs.age_s, inputs.act_prev, dt=dt_s)
-        if "state_invalid" in result.raised:
+        """One period, computed and taken at once."""
+        step = self.compute(inputs, dt_s, 0)
+        self.take(step)
+        return step.result
+
+    def take(self, step: Step) -> StepResult | None:
+        """Moves on by a step that was computed; `None`, and nothing moves, if it was begun before a restart."""
+        if step.epoch != self._epoch:
+            return None
+        self.session.state = step.state
+        if "state_invalid" in step.result.raised:
             self._apply()  # the graph's own cold start has forgotten what was learned
-        self.last, self._learned = result, False
-        return result
+        self.last, self._learned = step.result, False
+        return step.result
 
     def learn(self) -> Calibration | None:
         """Takes the last step into the recalibration, once; the calibration in the step in which it is found."""
@@ -102,7 +134,7 @@ class Slot:
         """Trust begins at nothing: whoever was in command until now is left without a bump."""
         self.session.state[self._trust] = 0.0
 
-    def not_issued(self, in_force: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+    def not_issued(self, in_force: Vector) -> None:
         """The last command did not reach the plant; `in_force` (m,) did, as far as it is known (NaN where not).
 
         Where that lies beyond the absolute limits, the nearest command that the controller may give counts.
@@ -130,12 +162,13 @@ class Slots:
     active: Slot
     standby: Slot | None = field(default=None)
 
-    def load(self, bundle: Bundle) -> Slot:
-        """Puts a bundle into the second place.
+    def load(self, slot: Slot) -> Slot:
+        """Puts a bundle that was opened elsewhere (which takes its time) into the second place.
 
         Raises:
             ControlkitError: it is made for another plant, or it is the one in charge.
         """
+        bundle = slot.bundle
         ours, theirs = self.active.bundle.manifest, bundle.manifest
         where = str(bundle.path)
         if theirs.training.spec_sha256 != ours.training.spec_sha256:
@@ -146,8 +179,9 @@ class Slots:
             )
         if theirs.model.sha256 == ours.model.sha256:
             raise ControlkitError("is the controller in charge", where=where)
-        self.standby = Slot("B" if self.active.name == "A" else "A", bundle)
-        return self.standby
+        slot.name = "B" if self.active.name == "A" else "A"
+        self.standby = slot
+        return slot
 
     def swap(self) -> Slot:
         """The second one takes charge, the first stays hot beside it: once more, and all is as it was.

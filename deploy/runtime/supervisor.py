@@ -28,12 +28,11 @@ from deploy.runtime.requests import Request, Requests
 from deploy.runtime.sensing import Inputs, Sensing
 from deploy.runtime.session import StepResult
 from deploy.runtime.settings import Settings
-from deploy.runtime.slots import Slot, Slots
+from deploy.runtime.slots import Slot, Slots, Step
 from deploy.runtime.snapshot import Notice, Severity, Snapshot
 from deploy.runtime.watch import NEEDS, Watch
 from deploy.runtime.worker import Outcome
-from deploy.runtime.writing import Writer
-
+from deploy.runtime.writing import Commands, Writer
 
 # Faults in which nothing is written: it is not known where the plant stands, or the command is wrong.
 QUIET = ("cycle_missed", "reference_invalid", "action_unsafe")
@@ -72,6 +71,9 @@ class Computer(Protocol):
 
     def run(self, call: Callable[[], Any], timeout_s: float) -> Outcome:
         """Runs a call, waits for at most `timeout_s`."""
+
+    def leftover(self) -> Outcome | None:
+        """What came of a late call that has ended since."""
 
 
 class Supervisor:
@@ -120,6 +122,7 @@ class Supervisor:
         self._last_ns: int | None = None
         self._standby_ns: int | None = None
         self._compute_ms = self._jump = 0.0
+        self._echo: Commands = np.full(len(self.spec.action_tags), np.nan, dtype=np.float32)
         n, m = len(self.spec.frame_tags), len(self.spec.action_tags)
         self._nothing = Inputs(
             np.full(n, np.nan, np.float32),
@@ -171,7 +174,9 @@ class Supervisor:
         if reading.problem:
             faults["plant_silent"] = reading.problem
         if self._clock_jumped(tick):
+            self._record(tick, self._nothing, None, {"clock_set": "the wall clock was set: history starts anew"}, False)
             return
+        self._echo = self._sensing.echo(reading)
         self._decide(reading, faults)
         inputs = self._sensing.take(reading, tick.time_ns, commanding=self.modes.mode == "ARMED")
         outcome = self._compute(inputs, tick, faults)
@@ -183,14 +188,16 @@ class Supervisor:
         written = self._write(result, reading, tick, faults)
         self._judge(faults)
         self._learn()
-        self._step_standby(inputs, tick)
-        self._append(
-            "cycle",
-            cycle_record(
-                self.counters["cycles"], self.modes.mode, tick, inputs, result, self.slots.active, faults, written,
-                self._compute_ms,
-            ),
-        )  # fmt: skip
+        self._step_standby(inputs, tick, result.action if written and result is not None else self._echo)
+        self._record(tick, inputs, result, faults, written)
+
+    def _record(
+        self, tick: Tick, inputs: Inputs, result: StepResult | None, faults: dict[str, str], written: bool
+    ) -> None:
+        """One row of the log, and what people see."""
+        number, mode, slot = self.counters["cycles"], self.modes.mode, self.slots.active
+        row = cycle_record(number, mode, tick, inputs, result, slot, faults, written, self._compute_ms)
+        self._append("cycle", row)
         self._show(tick, inputs, result, faults)
 
     # Who may command.
@@ -212,18 +219,28 @@ class Supervisor:
 
     def _compute(self, inputs: Inputs, tick: Tick, faults: dict[str, str]) -> Outcome:
         slot = self.slots.active
+        self._catch_up(slot)
         dt = self.period_s if self._last_ns is None else (tick.time_ns - self._last_ns) / NS
         deadline = tick.start_ns + round(self.settings.compute_share * self.period_s * NS)
         began = self.clock.monotonic_ns()
-        outcome = self.computer.run(lambda: slot.step(inputs, dt), (deadline - began) / NS)
+        outcome = self.computer.run(lambda: slot.compute(inputs, dt, tick.time_ns), (deadline - began) / NS)
         self._compute_ms = (self.clock.monotonic_ns() - began) / 1e6
         if outcome.state == "done":
             self._last_ns = tick.time_ns
-            return outcome
+            return Outcome("done", slot.take(outcome.value))
         name = "compute_late" if outcome.state == "late" else "compute_failed"
         self.counters["late" if outcome.state == "late" else "failed"] += 1
         faults[name] = f"{outcome.text}; its result is not used"
         return outcome
+
+    def _catch_up(self, slot: Slot) -> None:
+        """A late step's command is thrown away, but what it saw of the plant is true: history has no hole."""
+        late = self.computer.leftover()
+        if late is None or late.state != "done" or not isinstance(late.value, Step):
+            return
+        if slot.take(late.value) is not None:
+            self._last_ns = late.value.time_ns
+            slot.not_issued(self._echo)
 
     def _need(self, result: StepResult, inputs: Inputs, faults: dict[str, str]) -> None:
         """What the graph lacks."""
@@ -259,8 +276,8 @@ class Supervisor:
             actions = zip(self.spec.action_tags, result.action.tolist(), strict=True)
             self._sensing.commanded(dict(actions), tick.time_ns)
         elif result is not None:
-            tried = self.counters["writes"] > before
-            self.slots.active.not_issued(self._writer.echo if tried else self._sensing.echo(reading))
+            self._echo = self._writer.echo if self.counters["writes"] > before else self._echo
+            self.slots.active.not_issued(self._echo)
         return written
 
     # Learning, standby, operators.
@@ -281,15 +298,16 @@ class Supervisor:
                 )
                 self._on_calibration(slot)
 
-    def _step_standby(self, inputs: Inputs, tick: Tick) -> None:
+    def _step_standby(self, inputs: Inputs, tick: Tick, in_force: Commands) -> None:
         standby = self.slots.standby
         if standby is None:
             return
         left = tick.start_ns + round(self.settings.write_share * self.period_s * NS) - self.clock.monotonic_ns()
         dt = self.period_s if self._standby_ns is None else (tick.time_ns - self._standby_ns) / NS
-        outcome = self.computer.run(lambda: standby.step(inputs, dt), left / NS)
-        if outcome.state == "done":
+        outcome = self.computer.run(lambda: standby.compute(inputs, dt, tick.time_ns), left / NS)
+        if outcome.state == "done" and standby.take(outcome.value) is not None:
             self._standby_ns = tick.time_ns
+            standby.not_issued(in_force)
         else:
             self.counters["standby_late"] += 1
 
@@ -300,6 +318,10 @@ class Supervisor:
                 request.answer(self._do(request))
             except ControlkitError as problem:
                 request.refuse(problem)
+            except Exception as problem:  # noqa: BLE001 (no wish may end the loop)
+                what = f"{type(problem).__name__}: {problem}"[:200]
+                self._event("request_failed", "warning", what)
+                request.refuse(ControlkitError(f"it failed ({what})", where="runtime"))
 
     def _do(self, request: Request) -> str:
         self._append("operator", request.record(), durable=True)
@@ -307,14 +329,18 @@ class Supervisor:
             assert request.mode is not None
             before = self.modes.mode
             self._changed(self.modes.ask(request.mode, request.operator, request.change_record))
+            if self.modes.mode == "OFF":
+                self._writer.release()
             if self.modes.mode == "OFF" or before == "OFF":
                 self._begin_afresh()
             if before == "OFF" and request.mode != "OFF":
                 self._changed(self.modes.climb(Readiness()))
-            return f"{request.mode} is {'in force' if self.modes.mode == request.mode else 'wanted'}"
+            if self.modes.mode == request.mode:
+                return f"{request.mode} is in force"
+            return f"{request.mode} is wanted; the status page says what it waits for"
         if request.action == "load":
-            assert request.bundle is not None
-            slot = self.slots.load(request.bundle)
+            assert request.slot is not None
+            slot = self.slots.load(request.slot)
             self._standby_ns = None
             self._append("bundle", {"slot": slot.name, "controller": slot.controller, "event": "loaded"}, durable=True)
             return f"slot {slot.name}: {slot.controller[:12]} loaded, filling its history"

@@ -29,7 +29,7 @@ class Worker:
         self._calls: queue.SimpleQueue[tuple[int, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._done = threading.Condition()
         self._finished: tuple[int, Outcome] = (0, Outcome("late"))
-        self._number = 0
+        self._number = self._told = 0
         self._thread = threading.Thread(target=self._run, name="controller", daemon=True)
         self._thread.start()
 
@@ -55,7 +55,17 @@ class Worker:
             in_time = self._done.wait_for(lambda: self._finished[0] == number, timeout_s)
             if not in_time:
                 return Outcome("late", text="the controller took too long")
+            self._told = number
             return self._finished[1]
+
+    def leftover(self) -> Outcome | None:
+        """What came, once, of a call that was late and has ended since; `None` if there is no such."""
+        with self._done:
+            number, outcome = self._finished
+            if number != self._number or number == self._told:
+                return None
+            self._told = number
+            return outcome
 
     def close(self) -> None:
         """Ends the thread once its call is done; a call that hangs ends with the process."""
@@ -82,6 +92,12 @@ class InlineWorker:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._leftover: Outcome | None = None
+
+    def leftover(self) -> Outcome | None:
+        """See `Worker.leftover`."""
+        outcome, self._leftover = self._leftover, None
+        return outcome
 
     def run(self, call: Callable[[], Any], timeout_s: float) -> Outcome:
         """See `Worker.run`."""
@@ -93,5 +109,6 @@ class InlineWorker:
         except Exception as problem:  # noqa: BLE001 (as in Worker)
             return Outcome("failed", text=f"{type(problem).__name__}: {problem}"[:300])
         if (self._clock.monotonic_ns() - began) / NS > timeout_s:
+            self._leftover = Outcome("done", value)
             return Outcome("late", text="the controller took too long")
         return Outcome("done", value)

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from controlkit.models.layers import SmoothLeaky
 from controlkit.objective import CommandLimits
 from deploy.bundle.manifest import SHIFT, SHORTFALL, STRETCH
 from deploy.export.graph import ControllerGraph, GraphInputs, GraphOutputs
+from deploy.export.lean import LeanSmoothLeaky, lean
+from deploy.export.stages import limited
 from tests.deploy.conftest import Tank
 from tests.deploy.plants import NOISE, PERIOD_S, TankEnv, next_states, operated_plant
 from tests.deploy.slow_controller import SlowController
@@ -668,3 +671,28 @@ def test_a_cloned_operator_that_gives_nan_holds(tank: Tank) -> None:
     graph = ControllerGraph(tank.data.spec, models, tank.thresholds, tank.safety)
     assert graph.fallback.clone is None
     assert "model_invalid" not in Driver(graph).raised(Driver(graph).step(FRAME))
+
+
+def test_clamping_moves_into_the_bounds_and_takes_nan_for_the_lower_one() -> None:
+    x = torch.tensor([-math.inf, -2.0, -1.0, 0.5, 3.0, 7.0, math.inf, math.nan])
+    expected = [-1.0, -1.0, -1.0, 0.5, 3.0, 3.0, 3.0, -1.0]
+    assert limited(x, -1.0, 3.0).tolist() == expected
+    assert limited(x, torch.full((8,), -1.0), torch.full((8,), 3.0)).tolist() == expected
+
+
+def test_the_lean_activation_is_the_activation() -> None:
+    """To float32's rounding over the whole range, without an overflow; NaN stays NaN; the original is left alone."""
+    x = torch.cat([torch.linspace(-60.0, 60.0, 4001), torch.tensor([-1e30, 1e30, 0.0, 1e-40])])
+    assert torch.allclose(LeanSmoothLeaky()(x), SmoothLeaky()(x), rtol=2e-6, atol=1e-7)
+    assert torch.isnan(LeanSmoothLeaky()(torch.tensor([math.nan]))).all()
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sequential(SmoothLeaky()))
+    kinds = [type(module) for module in lean(copy.deepcopy(network)).modules()]
+    assert LeanSmoothLeaky in kinds
+    assert SmoothLeaky not in kinds
+    assert SmoothLeaky in [type(module) for module in network.modules()]
+
+
+def test_the_run_s_own_networks_are_not_changed_by_the_graph(tank: Tank) -> None:
+    for network in tank.models.networks.values():
+        assert LeanSmoothLeaky not in [type(module) for module in network.modules()]
+    assert LeanSmoothLeaky in [type(module) for module in tank.graph.modules()]

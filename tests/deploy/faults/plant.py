@@ -28,7 +28,7 @@ from envs.simulation import Floats
 from envs.tasks import Task, get_task
 from tests.deploy.plants import PERIOD_S, TankEnv, plant_description
 
-SPEED = 8.0
+SPEED = 10.0
 TOKEN, OPERATOR, RECORD = "token-of-the-tests", "anna", "MOC-1"
 
 
@@ -46,18 +46,32 @@ class Attendant:
 
 
 class RecordedTank(TankEnv):
-    """The tank, keeping every command that drove it."""
+    """The tank, keeping every command that drove it, and whether a controller had given it."""
 
     def __init__(self) -> None:
         super().__init__(horizon=10**9)
-        self.commands: list[np.ndarray] = []
+        self.server: SimulatedPlant | None = None
+        self.commands: list[tuple[np.ndarray, bool]] = []
 
-    def array(self) -> np.ndarray:
-        """(T, m) every command so far."""
-        return np.array(self.commands)
+    def unsafe(self) -> int:
+        """How many commands of a controller broke a limit or a rate; what is no number counts, too.
+
+        The operator's own commands are the operator's business: the tank's is quick where he takes over.
+        """
+        spec = PlantSpec.from_dict(plant_description())
+        commands = np.array([command for command, _ in self.commands])  # (T, m)
+        ours = np.array([controlled for _, controlled in self.commands])
+        low, high = np.array([spec.limits(tag) for tag in spec.action_tags]).T
+        rates = [spec.tags[tag].max_rate_per_s for tag in spec.action_tags]
+        step = np.array([np.inf if rate is None else rate * spec.period_s for rate in rates])
+        good = (commands >= low) & (commands <= high)
+        # The plant holds in double precision what was computed in single.
+        good[1:] &= np.abs(np.diff(commands, axis=0)) <= step + 1e-6 * (high - low)
+        return int((~good.all(axis=1) & ours).sum())
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
-        self.commands.append(np.array(action, dtype=np.float64))
+        controlled = self.server is not None and self.server.controlled
+        self.commands.append((np.array(action, dtype=np.float64), controlled))
         return super().step(action)
 
     def close(self) -> None:
@@ -162,19 +176,8 @@ class Trial:
         return list(read_audit(self.runtime.state / "audit"))
 
     def unsafe(self) -> int:
-        """Unsafe commands that drove the plant, see `unsafe_commands`."""
-        return unsafe_commands(self.server.spec, self.env.array())
-
-
-def unsafe_commands(spec: PlantSpec, commands: np.ndarray) -> int:
-    """How many of the commands (T, m) in a row break a limit or a rate. The plant adds what float32 rounds away."""
-    low, high = np.array([spec.limits(tag) for tag in spec.action_tags]).T
-    rates = [spec.tags[tag].max_rate_per_s for tag in spec.action_tags]
-    step = np.array([np.inf if rate is None else rate * spec.period_s for rate in rates])
-    slack = 1e-6 * (high - low)
-    good = (commands >= low) & (commands <= high)
-    good[1:] &= np.abs(np.diff(commands, axis=0)) <= step + slack
-    return int((~good).sum())
+        """Unsafe commands of a controller that drove the plant."""
+        return self.env.unsafe()
 
 
 @contextmanager
@@ -203,6 +206,7 @@ def running(
             server = stack.enter_context(
                 SimulatedPlant(tank_task(), port=0, speed=SPEED, insecure=True, wall_ns=clock.wall_ns, options=options)
             )
+            env.server = server
         plant = OpcUaPlant(
             bundle.spec,
             address(server.address),
@@ -227,4 +231,4 @@ def running(
             assert not trial.thread.is_alive()
 
 
-__all__ = ["OPERATOR", "RECORD", "SPEED", "TOKEN", "Trial", "running", "unsafe_commands"]
+__all__ = ["OPERATOR", "RECORD", "SPEED", "TOKEN", "Trial", "running"]

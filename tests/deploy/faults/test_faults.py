@@ -76,21 +76,18 @@ def disarmed(trial: Trial, within: float, because: str) -> float:
         (lambda faults: faults.show(LEVEL, math.nan), "no usable value of 'level'"),
         (lambda faults: faults.show(LEVEL, math.inf), "no usable value of 'level'"),
         (lambda faults: faults.show(LEVEL, 40.0), "no usable value of 'level'"),
-        (lambda faults: faults.show(LEVEL, "high"), "no usable value of 'level'"),
-        (lambda faults: faults.show(LEVEL, [4.0, 4.0]), "no usable value of 'level'"),
         (lambda faults: faults.status(LEVEL, StatusCodes.BadSensorFailure), "no usable value of 'level'"),
         (lambda faults: faults.status(LEVEL, StatusCodes.UncertainLastUsableValue), "no usable value of 'level'"),
         (lambda faults: faults.stop_stamping(LEVEL), "no usable value of 'level'"),
         (lambda faults: faults.no_source_time(LEVEL), "'level' comes without a source time"),
-        (lambda faults: faults.shift_source_time(LEVEL, -3600.0), "no usable value of 'level'"),
         (lambda faults: faults.shift_source_time(LEVEL, 3600.0), "'level' is stamped"),
         (lambda faults: faults.shift_clock(3600.0), "ahead of this clock"),
         (lambda faults: faults.shift_clock(-3600.0), "no usable value of"),
         (lambda faults: faults.remove(LEVEL), "no usable value of 'level'"),
     ],
     ids=[
-        "nan", "infinite", "out-of-range", "text", "array", "bad-quality", "uncertain-quality", "old-stamp", "no-stamp",
-        "stamp-an-hour-ago", "stamp-an-hour-ahead", "server-clock-ahead", "server-clock-behind", "tag-gone",
+        "nan", "infinite", "out-of-range", "bad-quality", "uncertain-quality", "old-stamp", "no-stamp",
+        "stamp-an-hour-ahead", "server-clock-ahead", "server-clock-behind", "tag-gone",
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used(armed: Trial, inject: Callable[[object], None], because: str) -> None:
@@ -196,17 +193,17 @@ def test_the_wall_clock_jumps_in_shadow(armed: Trial) -> None:
 def test_the_controller_is_slow(armed: Trial) -> None:
     """Late results are not written; three in a row and the plant is left to itself."""
     session = armed.runtime.supervisor.slots.active.session
-    step, commands = session.step, len(armed.env.commands)
+    compute, commands = session.compute, len(armed.env.commands)
 
     def slow(*args: object, **options: object) -> object:
         time.sleep(0.7 * PERIOD_S / SPEED)
-        return step(*args, **options)  # type: ignore[arg-type]
+        return compute(*args, **options)  # type: ignore[arg-type]
 
-    session.step = slow  # type: ignore[method-assign, assignment]
+    session.compute = slow  # type: ignore[method-assign, assignment]
     try:
-        disarmed(armed, 8, "compute_late")
+        disarmed(armed, 10, "compute_late")
     finally:
-        session.step = step  # type: ignore[method-assign]
+        session.compute = compute  # type: ignore[method-assign]
     late = [row for row in armed.rows("cycle") if "compute_late" in row["faults"]]
     assert not any(row["written"] for row in late)
     assert len(armed.env.commands) > commands  # the plant went on
@@ -228,7 +225,7 @@ def test_the_controller_gives_no_number(armed: Trial) -> None:
         disarmed(armed, 8, "action_unsafe")
     finally:
         session._session = kept
-    assert np.isfinite(np.array(armed.env.commands)).all()
+    assert all(np.isfinite(command).all() for command, _ in armed.env.commands)
 
 
 def test_the_controller_crashes(armed: Trial) -> None:

@@ -37,7 +37,7 @@ class ScriptedPlant:
     """
 
     handshake: frozenset[str] = ALL
-    result: WriteResult = WriteResult()
+    result: WriteResult = field(default_factory=WriteResult)
     echo: Mapping[str, float] | None = None
     written: list[tuple[WriteRequest, float]] = field(default_factory=list)
 

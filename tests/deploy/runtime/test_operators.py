@@ -31,7 +31,9 @@ def test_a_new_token_is_its_owners_and_only_its_hash_is_stored() -> None:
     assert anna not in stored
 
 
-@pytest.mark.parametrize("change", [lambda t: "", lambda t: t[:-1], lambda t: t + "x", token_hash, lambda t: "x" * 9999])
+@pytest.mark.parametrize(
+    "change", [lambda t: "", lambda t: t[:-1], lambda t: t + "x", token_hash, lambda t: "x" * 9999]
+)
 def test_what_is_nobodys_token_is_refused_and_not_repeated(change: Any) -> None:
     operators, _, anna, _ = two()
     given = change(anna)

@@ -90,7 +90,9 @@ def test_a_quiet_plant_disarms_nobody() -> None:
     ],
 )
 def test_what_disarms_at_once(change: dict[str, Any], why: str) -> None:
-    assert Rig().disarms(**change) == why
+    rig = Rig()
+    assert rig.disarms() == ""
+    assert rig.disarms(**change) == why
 
 
 def test_a_command_that_was_not_confirmed_cannot_have_been_moved() -> None:
