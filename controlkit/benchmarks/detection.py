@@ -37,6 +37,7 @@ from controlkit.benchmarks.detection_scores import (
     SCALES,
     SCORE_RULES,
     TRIPS,
+    Found,
     false_trips,
     find,
     recalibrated,
@@ -124,6 +125,7 @@ def measure(name: str, plant: DetectionPlant, prepared: Prepared, seed: int, mod
         "mode": mode,
         "commit": commit(),
         "settings": settings_of(plant),
+        "config": prepared.config.to_dict(),
         "model_sha256": manifest.model.sha256,
         "data_sha256": prepared.data_sha256,
         "sigma": {tag: float(prepared.sigma[layout.frame_tags.index(tag)]) for tag in layout.state_tags},
@@ -249,7 +251,7 @@ def _faults(plant: DetectionPlant, prepared: Prepared, signals: Signals, mode: s
     ]
 
 
-def _row(fault: Fault, plant: DetectionPlant, found: Any, column: Any, tags: tuple[str, ...]) -> Part:
+def _row(fault: Fault, plant: DetectionPlant, found: Found, column: Ints, tags: tuple[str, ...]) -> Part:
     hit = found.delay >= 0
     return {
         "fault": fault.name,

@@ -97,6 +97,7 @@ class Prepared:
         graph: the same graph in torch, for batches.
         sigma: (n,) noise of the frame tags: robust standard deviation (1.4826 MAD) of the one-step residuals of the
             elites' mean on hold-out rows; NaN for tags that the model does not predict.
+        config: of the run, complete.
         data_sha256: of the data it was trained on.
         seconds: of training.
     """
@@ -104,6 +105,7 @@ class Prepared:
     bundle: Bundle
     graph: ControllerGraph
     sigma: Floats
+    config: RunConfig
     data_sha256: str
     seconds: float
 
@@ -148,7 +150,7 @@ def open_prepared(folder: Path) -> Prepared:
     centred = np.abs(residuals - np.median(residuals, axis=0))
     sigma = np.full(len(bundle.layout.frame_tags), np.nan)
     sigma[bundle.layout.state_columns] = 1.4826 * np.median(centred, axis=0)
-    return Prepared(bundle, graph, sigma, run.data["data_sha256"], float(run.state["seconds"]))
+    return Prepared(bundle, graph, sigma, run.config, run.data["data_sha256"], float(run.state["seconds"]))
 
 
 def _is_kept(folder: Path, config: RunConfig) -> bool:
@@ -180,7 +182,7 @@ def _data(plant: DetectionPlant, seed: int, folder: Path) -> TransitionDataset:
     return data
 
 
-# DMSD's sensors are exact: multiples of the noise would be multiples of what the model leaves, 1e-4 m and less.
+# DMSD's sensors are exact: without any there is no noise to take multiples of, and export's gates refuse the graph.
 PLANTS = {
     "refrigerator": DetectionPlant(
         task="refrigerator",

@@ -218,7 +218,7 @@ class Recalibrated:
 def recalibrated(trace: Trace, steps: int, thresholds: Thresholds, safety: SafetyConfig) -> Recalibrated:
     """Shifts and stretches every trajectory's shortfalls by the mean and standard deviation of its own first `steps`
     scored ones, as the runtime does: what lies far from their middle half counts as its edge, and they are never
-    narrowed. The sums start anew.
+    narrowed. The sums start anew. The runtime also refuses where those steps would still trip; that is not asked here.
     """
     z = trace.shortfall.astype(np.float64)
     summed = ~trace.up("observed_unfamiliar")

@@ -37,6 +37,7 @@ from controlkit.errors import ControlkitError, nearest
 from controlkit.files import read_json, write_json, write_text
 from controlkit.progress import Progress
 from deploy.bundle import Bundle, load_bundle
+from envs.tasks import Task, get_task
 
 SUITE = "runtime"
 TASKS = ("graph", "footprint", "loop", "soak", "kpi")
@@ -65,24 +66,25 @@ class Sizes:
 
     Attributes:
         steps: of the graph. layers: of 200 each of the ensemble's networks.
-        memory_s: after which memory is looked at. starts: of the runtime, per plant. install: whether a base install is
-            made and measured.
+        footprints: which are taken: on an OPC UA plant, on a simulated one, of a base install.
+        memory_s: after which memory is looked at. starts: of the runtime, per plant.
         loop_period_s, loop_s: of the loop.
         soak_cycles, soak_chance: of the soak, per seed. soaks: how many.
-        kpi_periods, kpi_speed, phases: of the comparison; the server's sample times, as shares of the period.
+        kpi_settle, kpi_periods, kpi_speed, phases: see `compare`.
         rows, settings: of the linear plant's controller, see `linear_bundle`.
     """
 
     steps: int = 20_000
     layers: tuple[int, ...] = (4, 2)
+    footprints: tuple[str, ...] = ("opcua", "sim", "install")
     memory_s: float = 60.0
     starts: int = 5
-    install: bool = True
     loop_period_s: float = 0.01
     loop_s: float = 600.0
     soak_cycles: int = 86_400
     soak_chance: float = CHANCE
     soaks: int = 1
+    kpi_settle: int = 50
     kpi_periods: int = 1000
     kpi_speed: float = 10.0
     phases: tuple[float, ...] = (0.75, 0.25)
@@ -177,8 +179,8 @@ def _footprint(out: Path, sizes: Sizes, seeds: int, progress: Progress) -> dict[
             found = base_install(folder / "install")
         return {"figures": [_figure("footprint, base install", "base_install_mb", found["mb"])], **found}
 
-    jobs = {"footprint-opcua": live, "footprint-sim": simulated}
-    return jobs | ({"footprint-install": installed} if sizes.install else {})
+    jobs = {"opcua": live, "sim": simulated, "install": installed}
+    return {f"footprint-{name}": jobs[name] for name in sizes.footprints}
 
 
 def _loop(out: Path, sizes: Sizes, seeds: int, progress: Progress) -> dict[str, Callable[[], Part]]:
@@ -237,19 +239,19 @@ def _soak(out: Path, sizes: Sizes, seeds: int, progress: Progress) -> dict[str, 
 
 def _kpi(out: Path, sizes: Sizes, seeds: int, progress: Progress) -> dict[str, Callable[[], Part]]:
     def measure(phase: float) -> Part:
-        bundle = _refrigerator(out, progress)
+        bundle, task, make = _kpi_plant(out, progress)
         found = []
         progress.start(f"kpi, sampled at {phase:g} of the period", seeds)
         for seed in range(seeds):
             with _scratch() as folder:
                 found.append(
                     compare(
-                        bundle, REFRIGERATOR, KPI_SEED + seed, sizes.kpi_periods, sizes.kpi_speed, folder / "state",
-                        phase,
+                        bundle, task, make, KPI_SEED + seed, periods=sizes.kpi_periods, settle=sizes.kpi_settle,
+                        speed=sizes.kpi_speed, phase=phase, state=folder / "state",
                     )
                 )  # fmt: skip
             progress.advance(note=f"{found[-1].difference:+.2%}")
-        task = f"kpi, {REFRIGERATOR}, sampled at {phase:g}"
+        title = f"kpi, {task.name}, sampled at {phase:g}"
         columns = {
             "kpi_opcua": [one.served for one in found],
             "kpi_simulated": [one.simulated for one in found],
@@ -258,7 +260,7 @@ def _kpi(out: Path, sizes: Sizes, seeds: int, progress: Progress) -> dict[str, C
         }
         return {
             "figures": [
-                _figure(task, name, float(np.mean(values)), values, sizes.kpi_periods * seeds)
+                _figure(title, name, float(np.mean(values)), values, sizes.kpi_periods * seeds)
                 for name, values in columns.items()
             ],
             "seeds": [asdict(one) for one in found],
@@ -288,6 +290,12 @@ def _refrigerator(out: Path, progress: Progress) -> Bundle:
     if (folder / "bundle" / "manifest.json").is_file():
         return load_bundle(folder / "bundle")
     return prepare(get_plant(REFRIGERATOR), 0, folder, progress).bundle
+
+
+def _kpi_plant(out: Path, progress: Progress) -> tuple[Bundle, Task, Callable[[], Any]]:
+    """Controller, task and environment of the comparison."""
+    task = get_task(REFRIGERATOR)
+    return _refrigerator(out, progress), task, lambda: task.make(horizon=10**6)
 
 
 @contextmanager

@@ -196,11 +196,12 @@ class FaultyPlant:
             raise Killed
 
 
-class SlowComputer:
+class SlowComputer(InlineWorker):
     """Computes at once by the accelerated clock, or takes too long while `slow`."""
 
     def __init__(self, clock: AcceleratedClock, period_s: float) -> None:
-        self._clock, self._period_s, self._worker = clock, period_s, InlineWorker(clock)
+        super().__init__(clock)
+        self._accelerated, self._period_s = clock, period_s
         self.slow = False
 
     def run(self, call: Callable[[], Any], timeout_s: float) -> Outcome:
@@ -208,7 +209,7 @@ class SlowComputer:
 
         def work() -> Any:
             if self.slow:
-                self._clock.advance(SLOW_SHARE * self._period_s)
+                self._accelerated.advance(SLOW_SHARE * self._period_s)
             return call()
 
-        return self._worker.run(work, timeout_s)
+        return super().run(work, timeout_s)

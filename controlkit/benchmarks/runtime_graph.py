@@ -57,8 +57,13 @@ def linear_log(period_s: float, rows: int, seed: int = 0) -> TransitionDataset:
 
 
 def linear_bundle(
-    folder: Path, period_s: float, layers: int, *, rows: int = 6000,
-    settings: Mapping[str, Mapping[str, Any]] | None = None, progress: Progress | None = None,
+    folder: Path,
+    period_s: float,
+    layers: int,
+    *,
+    rows: int = 6000,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Trains and exports a controller of the linear plant, or reads what an earlier call left in the folder.
 

@@ -1,6 +1,6 @@
 """The same controller on the same plant twice: through OPC UA under the supervised runtime, and in the simulator.
 
-Both plants draw the same noise and the same disturbances (one seed), so that what differs is the runtime's doing: sample
+Both plants draw the same noise and disturbances (one seed), so that what differs is the runtime's doing: sample
 times, time stamps, quality, commands that go out and come back, late and lost cycles.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from controlkit.errors import ControlkitError
+from controlkit.spec import PlantSpec
 from deploy.bundle import Bundle
 from deploy.runtime.clock import ScaledClock
 from deploy.runtime.loop import run_simulation
@@ -29,12 +30,11 @@ from deploy.runtime.session import ControllerSession
 from deploy.runtime.settings import Settings
 from deploy.runtime.site import Site
 from envs.opcua_server import SimulatedPlant
-from envs.tasks import Task, get_task
+from envs.tasks import Task
 
 OPERATOR, TOKEN, RECORD = "benchmark", "token-of-the-benchmark", "BENCHMARK-1"
-# Periods within which the controller must be armed and trusted; then as many again until its first commands are over.
-ARMED_WITHIN, SETTLE = 200, 50
-HORIZON = 10**6
+# Periods within which the controller must be armed and trusted.
+ARMED_WITHIN = 200
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,21 @@ class _Recorded:
 
 @dataclass(frozen=True)
 class _OneEnvironment(Task):
-    """A task whose environment is this one."""
+    """A task with this environment and this operator."""
 
     env: Any = None
+    operated: Task | None = None
+
+    def spec(self) -> PlantSpec:
+        assert self.operated is not None
+        return self.operated.spec()
 
     def make(self, **options: Any) -> Any:
         return self.env
+
+    def controller(self, name: str, rng: np.random.Generator, **options: Any) -> Any:
+        assert self.operated is not None
+        return self.operated.controller(name, rng, **options)
 
 
 class _Hurried:
@@ -114,28 +123,38 @@ class _Hurried:
 
 
 def compare(
-    bundle: Bundle, task_name: str, seed: int, periods: int, speed: float, state: Path, phase: float
+    bundle: Bundle,
+    task: Task,
+    make: Callable[[], Any],
+    seed: int,
+    *,
+    periods: int,
+    settle: int,
+    speed: float,
+    phase: float,
+    state: Path,
 ) -> Comparison:
     """Runs a controller on a task both ways.
 
     Args:
         bundle: of the task's plant.
-        task_name: in `envs.tasks`; its environment takes a `horizon`.
+        task: for its operator.
+        make: its environment, which must not end before the comparison does.
         seed: of the environment.
-        periods: under the controller, through OPC UA.
+        periods: that are compared.
+        settle: before them, once the controller is armed and trusted.
         speed: times real time.
-        state: folder of the runtime.
         phase: of the server's sample times, as a share of the period.
+        state: folder of the runtime.
 
     Raises:
-        ControlkitError: the controller was not armed in time.
+        ControlkitError: the controller was not armed in time, or its bundle cannot be recalibrated.
     """
-    task = get_task(task_name)
-    env = _Recorded(task.make(horizon=HORIZON))
-    given = {field.name: getattr(task, field.name) for field in fields(task)}
+    env = _Recorded(make())
+    given = {field.name: getattr(task, field.name) for field in fields(Task)}
     clock, period_s = ScaledClock(speed), bundle.spec.period_s / speed
     with SimulatedPlant(
-        _OneEnvironment(**given, env=env), port=0, speed=speed, seed=seed, phase=phase, insecure=True,
+        _OneEnvironment(**given, env=env, operated=task), port=0, speed=speed, seed=seed, phase=phase, insecure=True,
         wall_ns=clock.wall_ns,
     ) as server:  # fmt: skip
         plant = OpcUaPlant(bundle.spec, server.address, security=Security.insecure_for_tests())
@@ -144,24 +163,26 @@ def compare(
         with Runtime(bundle, _Hurried(plant, speed), state, site, clock=clock, settings=settings) as runtime:
             plant.connect(10.0)
             recalibrator = runtime.supervisor.slots.active.recalibrator
-            if recalibrator is not None:
-                recalibrator.accept(Calibration())
+            if recalibrator is None or not recalibrator.accept(Calibration()):
+                raise ControlkitError("cannot be armed without a recalibration", where=str(bundle.path))
             thread = threading.Thread(target=runtime.run, daemon=True)
             thread.start()
             try:
                 _armed(runtime, lambda: _trusted(runtime), ARMED_WITHIN * period_s)
-                first = len(env.rewards) + SETTLE
+                first = len(env.rewards) + settle
                 before = server.describe()
-                _armed(runtime, lambda: len(env.rewards) >= first + periods, 2 * (periods + ARMED_WITHIN) * period_s)
+                _armed(
+                    runtime,
+                    lambda: len(env.rewards) >= first + periods,
+                    2 * (settle + periods + ARMED_WITHIN) * period_s,
+                )
                 after = server.describe()
                 counters = dict(runtime.supervisor.counters)
             finally:
                 runtime.stop()
                 thread.join(30.0)
     served = np.array(env.rewards[first : first + periods])
-    record = run_simulation(
-        ControllerSession(bundle), task.make(horizon=HORIZON), seed=seed, steps=first + periods
-    )
+    record = run_simulation(ControllerSession(bundle), make(), seed=seed, steps=first + periods)
     simulated = record.info.get("true_reward", record.rewards)[first:]
     return Comparison(
         served=float(served.mean()),

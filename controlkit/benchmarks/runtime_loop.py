@@ -106,7 +106,7 @@ class TimedPlant:
 
 
 class _TimedComputer:
-    """Notes when a step was done, as a share of the period; NaN where it was not."""
+    """Notes when a step was done, by the monotonic clock; `None` where it was not."""
 
     def __init__(self, computer: Computer, watch: Stopwatch) -> None:
         self._computer, self._watch = computer, watch
@@ -120,8 +120,13 @@ class _TimedComputer:
         self.done_ns = now if outcome.state == "done" else None
         return outcome
 
+    def leftover(self) -> Outcome | None:
+        return self._computer.leftover()
 
-def control(bundle_path: Path, address: str, security: Mapping[str, str], seconds: float, state: Path) -> dict[str, Any]:
+
+def control(
+    bundle_path: Path, address: str, security: Mapping[str, str], seconds: float, state: Path
+) -> dict[str, Any]:
     """Runs the controller, armed, and says how it went.
 
     Args:
@@ -138,7 +143,7 @@ def control(bundle_path: Path, address: str, security: Mapping[str, str], second
     cycles = max(round(seconds / period_s), 1)
     watch = Stopwatch(cycles)
     site = Site(operators={OPERATOR: token_hash(TOKEN)}, status_port=0)
-    connection = Security(**security) if security else Security.insecure_for_tests()  # type: ignore[arg-type]
+    connection = Security(**security) if security else Security.insecure_for_tests()
     plant = OpcUaPlant(bundle.spec, address, security=connection)
     met, memory = np.zeros(cycles, dtype=np.bool_), np.full(2, np.nan)
     with Runtime(
@@ -270,9 +275,7 @@ def _quantiles(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float
 def main() -> None:
     """Runs `control` with what is asked for on standard input, as JSON."""
     asked = json.loads(sys.stdin.readline())
-    result = control(
-        Path(asked["bundle"]), asked["address"], asked["security"], asked["seconds"], Path(asked["state"])
-    )
+    result = control(Path(asked["bundle"]), asked["address"], asked["security"], asked["seconds"], Path(asked["state"]))
     print(json.dumps(result))
 
 

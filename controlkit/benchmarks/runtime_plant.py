@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any

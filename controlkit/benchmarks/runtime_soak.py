@@ -220,7 +220,7 @@ class Soak:
             def refuse(record: object) -> None:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-            writer.write = refuse  # type: ignore[method-assign, assignment]
+            writer.write = refuse  # type: ignore[method-assign]
         else:
             vars(writer).pop("write", None)
 
@@ -327,5 +327,3 @@ def run_soak(
 ) -> dict[str, Any]:
     """One soak, as JSON."""
     return Soak(bundle, state, seed, chance).run(cycles, progress).summary()
-
-

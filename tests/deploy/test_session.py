@@ -171,7 +171,8 @@ def test_violations_are_counted_in_double_precision(session: ControllerSession) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("opc.tcp://localhost:4840", "does not speak OPC UA"),
+        ("opc.tcp:localhost", "names no server"),
+        ("opc.tcp://anna:secret@localhost", "holds a user or a password"),
         ("sym:refrigerator", "did you mean 'sim'"),
         ("refrigerator", "Write sim:TASK"),
         ("sim:", "task's name is missing"),
@@ -185,6 +186,11 @@ def test_what_is_no_plant_is_named(text: str, message: str) -> None:
 
 def test_a_simulator_is_a_plant() -> None:
     assert plant_address("sim:refrigerator").target == "refrigerator"
+
+
+def test_an_address_of_a_server_is_a_plant() -> None:
+    address = plant_address("opc.tcp://10.0.0.5:4840/path")
+    assert (address.kind, address.target) == ("opc.tcp", "opc.tcp://10.0.0.5:4840/path")
 
 
 def test_session_refuses_a_graph_that_is_none(exported: Exported, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,8 +30,10 @@ REDUCED: dict[str, list[str]] = {
     "export": ["--override", "the README at a reduced size"],
 }
 REDUCED_DEMO = ["--quick"]
-# `evaluate` tells its verdict by the exit code; at a reduced size any verdict will do.
-VERDICTS = {"evaluate": (0, 10, 11, 12)}
+# `evaluate` and `shadow` tell their verdict by the exit code; at a reduced size any verdict will do.
+VERDICTS = {"evaluate": (0, 10, 11, 12), "shadow": (0, 10, 11)}
+# The simulated plant's port in the README, and what ends a runtime that would go on for ever.
+PORT, FEW = "4840", ["--steps", "6", "--port", "0"]
 SUMMARY = """
     operator_mae controller_mae best_memoryless_mae kalman_mae limit_violations parity_max_diff
     verdict seconds report bundle
@@ -87,10 +90,40 @@ def test_the_reduced_size_is_a_valid_and_smaller_run(tmp_path: Path) -> None:
 def test_every_controlkit_command_of_the_readme_works(tmp_path: Path) -> None:
     printed = [words for words in commands(README) if words[0] == "controlkit"]
     assert printed, "README.md shows no controlkit command in a fenced bash block"
-    for words in printed:
-        done = run(reduced(words), tmp_path)
-        assert done.returncode in VERDICTS.get(words[1], (0,)), f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
-        assert "Traceback" not in done.stdout + done.stderr
+    servers: list[subprocess.Popen[str]] = []
+    port = free_port()
+    try:
+        for words in printed:
+            if words[1] == "serve-sim":
+                servers.append(serve([*words, "--port", port], tmp_path))
+                continue
+            words = [word.replace(f":{PORT}/", f":{port}/") for word in words]
+            extra = FEW if words[1] == "run" and any(word.startswith("opc.tcp:") for word in words) else []
+            done = run([*reduced(words), *extra], tmp_path)
+            assert done.returncode in VERDICTS.get(words[1], (0,)), f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+            assert "Traceback" not in done.stdout + done.stderr
+    finally:
+        for server in servers:
+            server.terminate()
+            server.wait(30)
+    assert len(servers) == 1
+    assert (tmp_path / "shadow" / "shadow.html").is_file()
+
+
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def serve(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    """A simulated plant, once it says where it listens."""
+    settings = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    server = subprocess.Popen(words, cwd=folder, env=settings, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert "opc.tcp://127.0.0.1:" in server.stdout.readline()
+    return server
 
 
 def test_the_demo_of_the_readme_works(tmp_path: Path) -> None:
