@@ -21,12 +21,13 @@ class Step:
         result: see `ControllerSession.compute`.
         state: (S,) after it.
         time_ns: sample time.
-        epoch: of the slot, when it was begun.
+        slot, epoch: whose it is, and since which restart of it.
     """
 
     result: StepResult
     state: Vector
     time_ns: int
+    slot: Slot
     epoch: int
 
 
@@ -95,7 +96,7 @@ class Slot:
         """What one period gives; changes nothing, so that any thread may do it. See `ControllerSession.compute`."""
         session, epoch = self.session, self._epoch
         result, state = session.compute(inputs.obs, inputs.ok, inputs.age_s, inputs.act_prev, dt=dt_s)
-        return Step(result, state, time_ns, epoch)
+        return Step(result, state, time_ns, self, epoch)
 
     def step(self, inputs: Inputs, dt_s: float) -> StepResult:
         """One period, computed and taken at once."""
@@ -104,8 +105,8 @@ class Slot:
         return step.result
 
     def take(self, step: Step) -> StepResult | None:
-        """Moves on by a step that was computed; `None`, and nothing moves, if it was begun before a restart."""
-        if step.epoch != self._epoch:
+        """Moves on by a step; `None`, and nothing moves, if it is another slot's or was begun before a restart."""
+        if step.slot is not self or step.epoch != self._epoch:
             return None
         self.session.state = step.state
         if "state_invalid" in step.result.raised:

@@ -219,7 +219,7 @@ class Supervisor:
 
     def _compute(self, inputs: Inputs, tick: Tick, faults: dict[str, str]) -> Outcome:
         slot = self.slots.active
-        self._catch_up(slot)
+        self._catch_up()
         dt = self.period_s if self._last_ns is None else (tick.time_ns - self._last_ns) / NS
         deadline = tick.start_ns + round(self.settings.compute_share * self.period_s * NS)
         began = self.clock.monotonic_ns()
@@ -233,14 +233,19 @@ class Supervisor:
         faults[name] = f"{outcome.text}; its result is not used"
         return outcome
 
-    def _catch_up(self, slot: Slot) -> None:
+    def _catch_up(self) -> None:
         """A late step's command is thrown away, but what it saw of the plant is true: history has no hole."""
         late = self.computer.leftover()
         if late is None or late.state != "done" or not isinstance(late.value, Step):
             return
-        if slot.take(late.value) is not None:
-            self._last_ns = late.value.time_ns
-            slot.not_issued(self._echo)
+        step, slot = late.value, late.value.slot
+        if slot.take(step) is None:
+            return
+        slot.not_issued(self._echo)
+        if slot is self.slots.active:
+            self._last_ns = step.time_ns
+        else:
+            self._standby_ns = step.time_ns
 
     def _need(self, result: StepResult, inputs: Inputs, faults: dict[str, str]) -> None:
         """What the graph lacks."""
@@ -293,9 +298,8 @@ class Supervisor:
                     {"controller": slot.controller, "shift": found.shift, "stretch": found.stretch},
                     durable=True,
                 )
-                self._event(
-                    "recalibrated", "info", f"slot {slot.name}: {slot.recalibrator and slot.recalibrator.progress}"
-                )
+                text = f"slot {slot.name}: shift {found.shift:+.2f}, stretch {found.stretch:.2f}"
+                self._event("recalibrated", "info", text)
                 self._on_calibration(slot)
 
     def _step_standby(self, inputs: Inputs, tick: Tick, in_force: Commands) -> None:

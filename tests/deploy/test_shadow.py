@@ -673,6 +673,9 @@ class Direct:
     def run(self, call: Callable[[], Any], timeout_s: float) -> Outcome:
         return Outcome("done", call())
 
+    def leftover(self) -> Outcome | None:
+        return None
+
 
 class NoBoard:
     """Shows nothing."""

@@ -25,6 +25,7 @@ SMALL = """
     policy.hidden=[32,32] policy.updates=100
 """.split()
 REDUCED: dict[str, list[str]] = {
+    "collect": ["--episodes", "3"],
     "train": [word for setting in SMALL for word in ("--set", setting)],
     "evaluate": ["--quick"],
     "export": ["--override", "the README at a reduced size"],

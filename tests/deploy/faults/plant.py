@@ -23,6 +23,7 @@ from deploy.runtime.recalibration import Calibration
 from deploy.runtime.service import Runtime
 from deploy.runtime.settings import Settings
 from deploy.runtime.site import Site
+from deploy.runtime.worker import Outcome, Worker
 from envs.opcua_server import SimulatedPlant
 from envs.simulation import Floats
 from envs.tasks import Task, get_task
@@ -67,6 +68,8 @@ class RecordedTank(TankEnv):
         good = (commands >= low) & (commands <= high)
         # The plant holds in double precision what was computed in single.
         good[1:] &= np.abs(np.diff(commands, axis=0)) <= step + 1e-6 * (high - low)
+        # What drives the plant in the first period under a controller is still the operator's last command.
+        ours[1:] &= ours[:-1].copy()
         return int((~good.all(axis=1) & ours).sum())
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
@@ -121,6 +124,21 @@ class Hurried:
 
     def close(self) -> None:
         self._plant.close()
+
+
+class HurriedWorker(Worker):
+    """The same for the controller's thread.
+
+    Args:
+        speed: times real time.
+    """
+
+    def __init__(self, speed: float) -> None:
+        super().__init__()
+        self._speed = speed
+
+    def run(self, call: Callable[[], Any], timeout_s: float) -> Outcome:
+        return super().run(call, timeout_s / self._speed)
 
 
 class Trial:
@@ -215,8 +233,19 @@ def running(
             backoff_s=(0.05, 0.2),
         )
         site = Site(operators={OPERATOR: token_hash(TOKEN)}, status_port=0)
+        worker = HurriedWorker(SPEED)
+        stack.callback(worker.close)
         runtime = stack.enter_context(
-            Runtime(bundle, Hurried(plant, SPEED), state, site, clock=clock, address=server.address, settings=settings)
+            Runtime(
+                bundle,
+                Hurried(plant, SPEED),
+                state,
+                site,
+                clock=clock,
+                address=server.address,
+                settings=settings,
+                computer=worker,
+            )
         )
         recalibrator = runtime.supervisor.slots.active.recalibrator
         assert recalibrator is not None

@@ -14,7 +14,7 @@ from deploy.runtime.operators import token_hash
 from deploy.runtime.recalibration import Calibration
 from deploy.runtime.service import Runtime
 from deploy.runtime.site import Site
-from tests.deploy.faults.plant import OPERATOR, RECORD, SPEED, TOKEN, Hurried
+from tests.deploy.faults.plant import OPERATOR, RECORD, SPEED, TOKEN, Hurried, HurriedWorker
 
 
 def main() -> None:
@@ -24,7 +24,10 @@ def main() -> None:
     plant = OpcUaPlant(bundle.spec, address, security=Security.insecure_for_tests(), backoff_s=(0.05, 0.2))
     clock = ScaledClock(SPEED, (began[0], began[1]))
     site = Site(operators={OPERATOR: token_hash(TOKEN)}, status_port=0)
-    with Runtime(bundle, Hurried(plant, SPEED), Path(state), site, clock=clock, address=address) as runtime:
+    worker = HurriedWorker(SPEED)
+    with Runtime(
+        bundle, Hurried(plant, SPEED), Path(state), site, clock=clock, address=address, computer=worker
+    ) as runtime:
         recalibrator = runtime.supervisor.slots.active.recalibrator
         assert recalibrator is not None
         recalibrator.accept(Calibration())

@@ -133,11 +133,15 @@ def test_half_of_the_writes_are_lost(armed: Trial) -> None:
     """Every loss is noticed by reading back; the next command starts from what is really in force."""
     before = armed.runtime.supervisor.counters["unconfirmed"]
     armed.server.faults.drop_writes(0.5)
-    armed.until(lambda: armed.runtime.supervisor.counters["unconfirmed"] >= before + 2, 60, "two lost writes")
+    # The heartbeat may be among what is lost: then the plant's operator takes over, which is noticed, too.
+    lost = lambda: armed.runtime.supervisor.counters["unconfirmed"] > before  # noqa: E731
+    armed.until(lambda: lost() or armed.mode == "SHADOW", 60, "a lost write")
+    armed.server.faults.drop_writes(1.0)
+    armed.until(lambda: armed.mode == "SHADOW", 6, "SHADOW")
+    assert lost()
     assert any("write_not_confirmed" in row["faults"] for row in armed.rows("cycle"))
-    if armed.mode == "ARMED":
-        armed.server.faults.drop_writes(1.0)
-    disarmed(armed, 30, "write_not_confirmed")
+    fell = [row for row in armed.rows("mode") if row["from"] == "ARMED"][-1]
+    assert any(why in fell["why"] for why in ("write_not_confirmed", "somebody else moved", "the lease is gone"))
 
 
 def test_one_command_is_refused(armed: Trial) -> None:

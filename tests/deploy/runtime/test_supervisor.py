@@ -308,6 +308,32 @@ def test_the_second_slot_takes_charge_and_gives_it_back_warm(loop: Loop, bundle:
     assert "history_filling" not in last["flags"]
 
 
+def test_a_late_second_slot_leaves_the_first_one_alone(loop: Loop, bundle: Bundle) -> None:
+    """Its step is taken over a cycle later, by itself; the one in charge is never late for it."""
+    model = bundle.manifest.model.model_copy(update={"sha256": "0" * 64})
+    second = Slot("", replace(bundle, manifest=bundle.manifest.model_copy(update={"model": model})), Calibration())
+    loop.arm()
+    loop.wish("load", slot=second, operator="anna")
+    loop.cycles(10)
+    compute, slow = second.session.compute, [True]
+
+    def hesitant(*args: Any, **options: Any) -> Any:
+        if slow.pop():
+            loop.clock.advance(0.95 * PERIOD_S)
+        slow.append(False)
+        return compute(*args, **options)
+
+    second.session.compute = hesitant  # type: ignore[method-assign]
+    before = loop.slots.active.session.state.copy()
+    loop.cycles(3)
+    assert loop.loop.counters["standby_late"] == 1
+    assert (loop.mode, loop.loop.counters["late"]) == ("ARMED", 0)
+    assert not np.array_equal(loop.slots.active.session.state, before)
+    assert second.last is not None
+    assert not {"history_filling", "timing_bad"} & set(second.last.raised)
+    assert not {"history_filling", "timing_bad"} & set(loop.log.of("cycle")[-1]["flags"])
+
+
 def test_a_wish_that_fails_unexpectedly_does_not_end_the_loop(loop: Loop) -> None:
     with pytest.raises(ControlkitError, match="AssertionError"):
         loop.wish("load", slot=None, operator="anna")
