@@ -130,17 +130,14 @@ def test_the_server_hangs(armed: Trial) -> None:
 
 
 def test_half_of_the_writes_are_lost(armed: Trial) -> None:
-    """Every loss is noticed by reading back; the next command starts from what is really in force."""
-    before = armed.runtime.supervisor.counters["unconfirmed"]
+    """A lost command that differs from the one in force is noticed by reading back; a lost heartbeat by its effect.
+
+    A command that hardly changes is confirmed although it was lost, and does no harm.
+    """
     armed.server.faults.drop_writes(0.5)
-    # The heartbeat may be among what is lost: then the plant's operator takes over, which is noticed, too.
-    lost = lambda: armed.runtime.supervisor.counters["unconfirmed"] > before  # noqa: E731
-    armed.until(lambda: lost() or armed.mode == "SHADOW", 60, "a lost write")
+    armed.periods(3)
     armed.server.faults.drop_writes(1.0)
-    # A command that hardly changes is confirmed although it was lost: it takes until one does.
     armed.until(lambda: armed.mode == "SHADOW", 60, "SHADOW")
-    assert lost()
-    assert any("write_not_confirmed" in row["faults"] for row in armed.rows("cycle"))
     fell = [row for row in armed.rows("mode") if row["from"] == "ARMED"][-1]
     assert any(why in fell["why"] for why in ("write_not_confirmed", "somebody else moved", "the lease is gone"))
 
@@ -168,8 +165,16 @@ def test_somebody_moves_an_actuator_by_hand(armed: Trial) -> None:
 
 
 def test_another_master_writes_the_lease(armed: Trial) -> None:
-    armed.server.set_lease("stranger 5")
-    disarmed(armed, 3, "another controller commands (stranger)")
+    """One that lives: a single text may be overwritten by the renewal that was already under way."""
+
+    def taken() -> bool:
+        armed.server.set_lease(f"stranger {time.monotonic_ns() % 1_000_000}")
+        return armed.mode == "SHADOW"
+
+    armed.until(taken, 5, "SHADOW because of the lease")
+    armed.periods(1)
+    fell = [row for row in armed.rows("mode") if row["from"] == "ARMED"][-1]
+    assert "another controller commands (stranger)" in fell["why"]
     armed.server.set_lease("")
 
 
