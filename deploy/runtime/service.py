@@ -196,9 +196,11 @@ class Runtime:
         return Calibration(found.shift, found.stretch)
 
     def _store(self, slot: Slot) -> None:
-        if slot.recalibrator is None or slot.recalibrator.result is None:
+        found = None if slot.recalibrator is None else slot.recalibrator.result
+        if found is None:
+            with contextlib.suppress(OSError):
+                (self.state / CALIBRATION).unlink()
             return
-        found = slot.recalibrator.result
         stored = StoredCalibration(
             controller=slot.controller, shift=found.shift, stretch=found.stretch, time_ns=self._clock.wall_ns()
         )

@@ -88,7 +88,7 @@ class Supervisor:
         requests: what operators ask for.
         lease: as this controller sees it.
         settings: choices.
-        on_calibration: told of every recalibration that was found, to be kept.
+        on_calibration: told of every recalibration that was found, to be kept, or is begun anew.
         address: of the plant, for the record.
     """
 
@@ -355,6 +355,7 @@ class Supervisor:
             self._append("bundle", {"slot": slot.name, "controller": slot.controller, "event": "charge"}, durable=True)
             return f"slot {slot.name} is in charge, in {self.modes.mode}"
         self.slots.active.forget()
+        self._on_calibration(self.slots.active)  # a restart must not find it again
         self._fall("the recalibration begins anew")
         return "the recalibration begins anew"
 

@@ -180,6 +180,7 @@ def test_recalibration_comes_before_arming(bundle: Bundle) -> None:
     assert loop.stored == [Calibration(learned["shift"], learned["stretch"])]
     loop.wish("recalibrate", operator="anna")
     assert loop.mode == "SHADOW"
+    assert loop.stored[-1] is None  # what was kept for a restart goes, too
     assert loop.board.latest.calibration.startswith(("0 of", "1 of"))
 
 
