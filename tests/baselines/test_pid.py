@@ -19,7 +19,7 @@ from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
 from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
-from deploy.export.fallback import FallbackStage
+from deploy.export.fallback import FallbackStage, Situation
 from tests import small_plant
 
 # level' - level = 0.9 (level - last) + 0.5 (valve - last) for a constant load: the next level is the setpoint where
@@ -47,13 +47,22 @@ def exact_world(spec: PlantSpec) -> tuple[WorldModel, LoggedTransitions]:
 def test_the_law_is_the_edge_fallbacks() -> None:
     spec = plant(-0.7, 3.0)
     rng = np.random.default_rng(0)
-    policy, edge = PIDPolicy(spec), FallbackStage(spec, blind_ramp_s=60.0)
+    clone = build_models(small_plant.config(), spec, torch.Generator().manual_seed(0)).behaviour
+    policy, edge = PIDPolicy(spec), FallbackStage(spec, clone, blind_ramp_s=60.0)
     layout = LoggedTransitions(small_plant.dataset(spec)).layout
     observation = torch.from_numpy(rng.normal(size=(50, layout.size)).astype(np.float32))
     ones = torch.ones(50, 2, dtype=torch.bool)
     last = observation[:, [layout.index("valve@-1")]]
     error = observation[:, [layout.index("level@-1")]] - 1.0
-    expected = edge(observation[:, :2], ones, last, error, ones[:, :1], torch.ones(50, 1)).wish
+    now = Situation(
+        frame=observation[:, :2],
+        usable=ones,
+        reference=last,
+        dt=torch.ones(50, 1),
+        observation=observation,
+        whole=ones[:, :1],
+    )
+    expected = edge(now, error, ones[:, :1]).wish
     torch.testing.assert_close(policy(observation), expected)
 
 
