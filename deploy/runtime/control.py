@@ -67,15 +67,26 @@ class Control:
             raise ControlkitError("the mode is missing", where="control")
         if wish.action == "load" and not wish.bundle:
             raise ControlkitError("the bundle is missing", where="control")
-        operator = self._operator(wish)
-        record = ""
-        if wish.action == "mode" and wish.mode == "ARMED":
-            record = require_change_record(wish.change_record)
-        # Opened here, not in the loop, which has no time for it.
-        slot = Slot("", self._load(Path(wish.bundle))) if wish.action == "load" else None
-        request = Request(wish.action, mode=wish.mode, operator=operator, change_record=record, slot=slot)
+        request = self._request(wish)
         self._requests.put(request)
-        return request.wait(self._patience)
+        if request.problem is None:
+            return request.wait(self._patience)
+        with contextlib.suppress(ControlkitError):
+            request.wait(self._patience)  # recorded by the loop, if it lives
+        raise request.problem
+
+    def _request(self, wish: Wish) -> Request:
+        """The wish as the loop takes it, with why it is refused: refusals stand in the audit log, too."""
+        operator = record = ""
+        try:
+            operator = self._operator(wish)
+            if wish.action == "mode" and wish.mode == "ARMED":
+                record = require_change_record(wish.change_record)
+            # Opened here, not in the loop, which has no time for it.
+            slot = Slot("", self._load(Path(wish.bundle))) if wish.action == "load" else None
+        except ControlkitError as problem:
+            return Request(wish.action, mode=wish.mode, operator=operator, change_record=record, problem=problem)
+        return Request(wish.action, mode=wish.mode, operator=operator, change_record=record, slot=slot)
 
     def _operator(self, wish: Wish) -> str:
         if wish.action != "mode" or wish.mode not in LOWER:

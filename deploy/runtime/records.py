@@ -18,8 +18,9 @@ from deploy.runtime.snapshot import CommandView, Mode, Notice, Snapshot, TagView
 
 
 def start_record(slot: Slot, address: str) -> dict[str, Any]:
-    """The first row of a run: what the numbers of the following ones mean."""
+    """The first row of a run: what the numbers of the following ones mean, and what it knows of the plant already."""
     manifest = slot.bundle.manifest
+    kept = None if slot.recalibrator is None else slot.recalibrator.result
     return {
         "plant": manifest.plant,
         "controller": slot.controller,
@@ -30,6 +31,8 @@ def start_record(slot: Slot, address: str) -> dict[str, Any]:
         "flags": list(slot.session.flag_names),
         "period_s": manifest.period_s,
         "address": address,
+        "shift": None if kept is None else kept.shift,
+        "stretch": None if kept is None else kept.stretch,
     }
 
 

@@ -23,6 +23,7 @@ class Request:
         operator: who asks; empty where no token was needed.
         change_record: under which record, of `mode` ARMED.
         slot: opened and ready to be stepped, of `load`.
+        problem: why it is refused before the loop has seen it; the loop only records that.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class Request:
         operator: str = "",
         change_record: str = "",
         slot: Slot | None = None,
+        problem: ControlkitError | None = None,
     ) -> None:
         self.action, self.mode, self.operator, self.change_record = action, mode, operator, change_record
-        self.slot = slot
+        self.slot, self.problem = slot, problem
         self._done, self._lock = threading.Event(), threading.Lock()
         self._begun = self._withdrawn = False
         self._text = ""

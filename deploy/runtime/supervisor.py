@@ -36,6 +36,8 @@ from deploy.runtime.writing import Commands, Writer
 
 # Faults in which nothing is written: it is not known where the plant stands, or the command is wrong.
 QUIET = ("cycle_missed", "reference_invalid", "action_unsafe")
+# Of what is said about a refused request, which may quote a path.
+MAX_TEXT = 400
 
 
 class AuditSink(Protocol):
@@ -321,6 +323,8 @@ class Supervisor:
             try:
                 request.answer(self._do(request))
             except ControlkitError as problem:
+                who = f" to {request.operator}" if request.operator else ""
+                self._event("request_refused", "warning", f"{request.action} refused{who}: {problem}"[:MAX_TEXT])
                 request.refuse(problem)
             except Exception as problem:  # noqa: BLE001 (no wish may end the loop)
                 what = f"{type(problem).__name__}: {problem}"[:200]
@@ -329,6 +333,8 @@ class Supervisor:
 
     def _do(self, request: Request) -> str:
         self._append("operator", request.record(), durable=True)
+        if request.problem is not None:
+            raise request.problem
         if request.action == "mode":
             assert request.mode is not None
             before = self.modes.mode

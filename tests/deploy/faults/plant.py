@@ -207,6 +207,7 @@ def running(
     server: SimulatedPlant | None = None,
     clock: ScaledClock | None = None,
     settings: Settings | None = None,
+    public_key: Path | None = None,
 ) -> Iterator[Trial]:
     """A server and a runtime, which begins in SHADOW with what it once learned of the plant.
 
@@ -215,6 +216,7 @@ def running(
         address: changes where it connects.
         server, clock: of another trial, to join in there; its own where not given.
         settings: of the loop.
+        public_key: of those whose bundles may be loaded; anybody's where not given.
     """
     env = RecordedTank()
     clock = clock or ScaledClock(SPEED)
@@ -241,6 +243,7 @@ def running(
                 Hurried(plant, SPEED),
                 state,
                 site,
+                public_key=public_key,
                 clock=clock,
                 address=server.address,
                 settings=settings,

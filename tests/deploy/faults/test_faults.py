@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,7 +22,9 @@ pytest.importorskip("asyncua", reason="OPC UA is the extra [opcua]")
 from asyncua.ua.status_codes import StatusCodes
 
 from controlkit.errors import ControlkitError
-from deploy.bundle import Bundle, load_bundle
+from controlkit.spec import PlantSpec
+from deploy.bundle import Bundle, load_bundle, new_key, write_bundle
+from deploy.bundle.manifest import MODEL, SIGNATURE
 from deploy.runtime.control import Wish, ask
 from tests.deploy.conftest import Exported
 from tests.deploy.faults.plant import PERIOD_S, RECORD, SPEED, TOKEN, Trial, running
@@ -37,8 +40,9 @@ def bundle(exported: Exported) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def trial(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    with running(bundle, tmp_path_factory.mktemp("runtime") / "state") as trial:
+def trial(exported: Exported, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    state = tmp_path_factory.mktemp("runtime") / "state"
+    with running(bundle, state, public_key=exported.public_key) as trial:
         yield trial
 
 
@@ -252,20 +256,53 @@ def test_the_controller_crashes(armed: Trial) -> None:
         session._session = kept
 
 
+def spoiled_bundles(exported: Exported, folder: Path) -> dict[Path, str]:
+    """Bundles that no runtime may load, and what it must say of each."""
+    manifest, graph = exported.result.manifest, (exported.path / MODEL).read_bytes()
+    # A whole, rightly signed bundle whose plant file has another name: another plant's.
+    spec = PlantSpec.from_dict({**manifest.spec, "name": "boiler"})
+    training = manifest.training.model_copy(update={"spec_sha256": spec.sha256()})
+    theirs = {"plant": "boiler", "spec": spec.to_dict(), "training": training, "signer": None}
+    ours = manifest.model_copy(update={"signer": None})
+    write_bundle(folder / "foreign", manifest.model_copy(update=theirs), graph, exported.private_key)
+    new_key(folder / "stranger.pem")
+    write_bundle(folder / "stranger", ours, graph, folder / "stranger.pem")
+    write_bundle(folder / "unsigned", ours, graph)
+    for name, content in (
+        ("truncated", graph[:-9]),
+        ("corrupted", graph[:500] + bytes([graph[500] ^ 1]) + graph[501:]),
+    ):
+        shutil.copytree(exported.path, folder / name)
+        (folder / name / MODEL).write_bytes(content)
+    shutil.copytree(exported.path, folder / "forged")
+    (folder / "forged" / SIGNATURE).write_bytes(bytes(64))
+    return {
+        folder / "truncated": "hash",
+        folder / "corrupted": "hash",
+        folder / "unsigned": "is not signed",
+        folder / "stranger": "signed with another key",
+        folder / "forged": "the signature is wrong",
+        folder / "foreign": "is made for plant 'boiler'",
+        folder / "nothing": "is no bundle",
+        exported.path: "controller in charge",
+    }
+
+
 def test_a_wrong_bundle_is_not_loaded(armed: Trial, exported: Exported, tmp_path: Path) -> None:
-    """Truncated, flipped, unsigned: refused with a reason, and the controller in charge does not notice."""
-    for name, spoil in (("short", lambda b: b[:-9]), ("flipped", lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:])):
-        copy = tmp_path / name
-        copy.mkdir()
-        for file in exported.path.iterdir():
-            content = file.read_bytes()
-            (copy / file.name).write_bytes(spoil(content) if file.name == "controller.onnx" else content)
-        with pytest.raises(ControlkitError, match="hash"):
-            ask(armed.runtime.state, Wish(action="load", bundle=str(copy), token=TOKEN))
-    with pytest.raises(ControlkitError, match="controller in charge"):
-        ask(armed.runtime.state, Wish(action="load", bundle=str(exported.path), token=TOKEN))
+    """Refused with a reason; the controller in charge does not notice, and the second slot stays empty."""
+    spoiled = spoiled_bundles(exported, tmp_path)
+    before = armed.runtime.supervisor.counters["writes"]
+    for path, because in spoiled.items():
+        with pytest.raises(ControlkitError, match=because):
+            ask(armed.runtime.state, Wish(action="load", bundle=str(path), token=TOKEN))
     armed.periods(4)
     assert armed.mode == "ARMED"
+    assert armed.runtime.supervisor.slots.standby is None
+    told = [row["text"] for row in armed.rows("alarm") if row["name"] == "request_refused"]
+    for path, because in spoiled.items():
+        assert any(because in text and str(path) in text for text in told), (path, told)
+    assert "is made for plant 'boiler'" in json.dumps(page(armed))
+    assert armed.runtime.supervisor.counters["writes"] > before
 
 
 def test_a_mode_change_is_no_jump(armed: Trial) -> None:

@@ -24,16 +24,21 @@ TOKEN, STORED = new_token()
 
 
 class Loop:
-    """A loop that answers every request, and keeps it."""
+    """A loop that answers every request, and keeps it: what it did, and what was refused before it came here."""
 
     def __init__(self, requests: Requests) -> None:
-        self.done, self._requests, self._stop = list[Request](), requests, threading.Event()
+        self.done, self.refused = list[Request](), list[Request]()
+        self._requests, self._stop = requests, threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(0.002):
             for request in self._requests.take():
+                if request.problem is not None:
+                    self.refused.append(request)
+                    request.refuse(request.problem)
+                    continue
                 self.done.append(request)
                 request.answer(f"{request.action} {request.mode} by '{request.operator}'")
 
@@ -70,6 +75,11 @@ class Rig:
     def done(self) -> list[Request]:
         assert self.loop is not None
         return self.loop.done
+
+    @property
+    def refused(self) -> list[Request]:
+        assert self.loop is not None
+        return self.loop.refused
 
     def close(self) -> None:
         self.socket.close()
@@ -126,6 +136,10 @@ def test_everything_else_needs_the_right_token(rig: Rig, wish: dict[str, Any], t
         rig.ask(**wish, token=token)
     assert "wrong" not in str(refused.value)
     assert rig.done == []
+    (told,) = rig.refused  # for the log
+    assert (told.action, told.operator) == (wish["action"], "")
+    assert "is nobody's" in str(told.problem)
+    assert "wrong" not in repr(told.record())
 
 
 @pytest.mark.parametrize(
@@ -239,6 +253,13 @@ def test_a_loop_that_does_not_answer_is_told_and_what_it_missed_is_not_done_late
     with pytest.raises(ControlkitError, match="the loop did not answer in time; the request still stands"):
         rig.ask(action="mode", mode="SHADOW")
     assert [request.mode for request in rig.requests.take()] == ["SHADOW"]
+    rig.close()
+
+
+def test_a_refusal_is_told_although_the_loop_cannot_record_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, answering=False, patience_s=0.05)
+    with pytest.raises(ControlkitError, match="is nobody's"):
+        rig.ask(action="swap", token="wrong")
     rig.close()
 
 

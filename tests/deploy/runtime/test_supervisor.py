@@ -168,6 +168,25 @@ def test_arming_climbs_by_rungs_and_takes_the_lease_first(loop: Loop) -> None:
     assert all(np.allclose(b["act_prev"], a["action"], atol=1e-5) for a, b in pairwise(armed))
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_first_row_says_what_was_learned_of_the_plant_before(bundle: Bundle, learned: bool) -> None:
+    loop = Loop(bundle, learned=learned)
+    loop.loop.run(1)
+    start = loop.log.of("start")[0]
+    assert (start["shift"], start["stretch"]) == ((0.0, 0.0) if learned else (None, None))
+
+
+def test_a_refused_request_is_recorded_and_shown(bundle: Bundle) -> None:
+    loop = Loop(bundle)
+    problem = ControlkitError("the signature is wrong", where="b/manifest.sig")
+    loop.wishes.put(Request("load", operator="anna", problem=problem))
+    loop.loop.run(1)
+    assert loop.log.of("operator")[0]["action"] == "load"
+    (told,) = [row for row in loop.log.of("alarm") if row["name"] == "request_refused"]
+    assert told["text"] == "load refused to anna: b/manifest.sig: the signature is wrong"
+    assert any(notice.name == "request_refused" for notice in loop.board.latest.notices)
+
+
 def test_recalibration_comes_before_arming(bundle: Bundle) -> None:
     loop = Loop(bundle, learned=False)
     loop.wish("mode", mode="ARMED", operator="anna", change_record="MOC-1")
