@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 
 from controlkit.edge_commands import register as register_edge
 from controlkit.errors import ControlkitError
+from controlkit.fleet_commands import register as register_fleet
+from controlkit.scale_commands import register as register_scale
 
 app = typer.Typer(
     name="controlkit",
@@ -27,6 +30,14 @@ INTERRUPTED = 130
 
 Data = Annotated[Path, typer.Option(help="Data set, as 'ingest' wrote it.", show_default=False)]
 Seed = Annotated[int, typer.Option(min=0, help="Every random number follows from it.")]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MLFLOW_TRACKING_URI",
+        help="Record the run in MLflow, too: 'local' (mlflow.db beside the run folder) or a store's address.",
+        show_default=False,
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -102,6 +113,10 @@ def ingest(
             help="Only report on the data's quality. Without a plant file: look at the log, and propose one at --out.",
         ),
     ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work on Ray, if more than one.")] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose machines share the work; with one --workers may be left out.")
+    ] = None,
 ) -> None:
     """Turn a plant log into a data set and a data-quality report."""
     from controlkit.configs import find_config
@@ -118,8 +133,8 @@ def ingest(
     if (is_address(plant) or has_scheme(plant)) and not Path(plant).exists():
         raise ControlkitError("an address is no plant file", where=redacted(plant), cure="Name the plant file first.")
     spec = PlantSpec.load(find_config("plants", plant))
-    with progress_bar() as progress:
-        result = ingest_log(spec, sources or [], out, progress=progress)
+    with _hands(workers, address) as hands, progress_bar() as progress:
+        result = ingest_log(spec, sources or [], out, progress=progress, hands=hands)
     print(result.quality.to_text())
     if out is not None:
         print(f"\n{out}: {result.quality.transitions} usable steps; see {out / 'quality.html'}")
@@ -142,6 +157,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a folder that holds a run.")] = False,
+    track: Track = None,
 ) -> None:
     """Train a controller from a data set with MOREC; Ctrl-C is safe, --resume goes on."""
     from controlkit.artifacts import RunFolder
@@ -151,11 +167,13 @@ def train(
     from controlkit.morec.train import require_resumable
     from controlkit.morec.train import train as train_run
     from controlkit.progress import progress_bar
+    from controlkit.tracking import open_tracker, tracked
 
     changes = as_overrides(method) if method is not None else []
     config = RunConfig.load(find_config("runs", run), [*changes, *(set_ or ())])
     dataset, record = _dataset(data)
     source = RunFolder.open(world) if world is not None else None
+    tracker = open_tracker(track, out) if track else None
     if resume:
         folder = RunFolder.open(out)
         require_resumable(folder)
@@ -163,7 +181,7 @@ def train(
         folder.require_config(config)
     else:
         folder = RunFolder.create(out, config, dataset, record, replace=overwrite)
-    with progress_bar() as progress:
+    with progress_bar() as progress, tracked(tracker, out, progress, fresh=not resume):
         train_run(folder, dataset, progress, source)
     print(f"{out}: trained; next: controlkit evaluate {out} --data {data}")
 
@@ -186,7 +204,12 @@ def evaluate(
         float | None,
         typer.Option(help="Discount; the runs' own where not given.", min=0.0, max=0.99, show_default=False),
     ] = None,
+    regime: Annotated[
+        str | None,
+        typer.Option(help="Tag that tells operating regimes; looked for where not given.", show_default=False),
+    ] = None,
     seed: Seed = 0,
+    track: Track = None,
 ) -> None:
     """Write the offline evaluation report: may this policy go on the plant?
 
@@ -198,6 +221,7 @@ def evaluate(
     from controlkit.evaluation import evaluate as evaluate_policies
     from controlkit.evaluation.candidates import find_candidates
     from controlkit.progress import progress_bar
+    from controlkit.tracking import open_tracker, record_runs
 
     dataset, record = _dataset(data)
     candidates = find_candidates(policies, dataset.spec)
@@ -211,12 +235,16 @@ def evaluate(
             where="controlkit evaluate",
             cure="Say where it goes: --out FOLDER.",
         )
+    tracker = open_tracker(track, runs[0].path) if track and runs else None
     if runs:
         torch.set_num_threads(runs[0].config.threads)
     with progress_bar() as progress:
-        report = evaluate_policies(candidates, dataset, quick=quick, progress=progress, seed=seed, gamma=gamma)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_report(report, folder)
+        report = evaluate_policies(
+            candidates, dataset, quick=quick, progress=progress, seed=seed, gamma=gamma, regime=regime
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(report, folder)
+        record_runs(tracker, [run.path for run in runs], progress, report=folder)
     print(f"{report.verdict}\n" + "\n".join(f"  - {reason}" for reason in report.reasons))
     print(f"Report: {folder / 'report.html'}")
     raise typer.Exit(EXIT_CODES[report.verdict])
@@ -231,21 +259,25 @@ def export(
         Path | None, typer.Option(help="Make a new key pair, FILE and FILE.pub, and sign with it.")
     ] = None,
     override: Annotated[str | None, typer.Option(help="Why to export in spite of the verdict; is stored.")] = None,
+    track: Track = None,
 ) -> None:
     """Export the controller with its safety wrapper as ONNX; refuses on any failed gate."""
     from controlkit.artifacts import RunFolder
     from controlkit.progress import progress_bar
+    from controlkit.tracking import open_tracker, record_runs
     from deploy.bundle import new_key as make_key
     from deploy.export.exporter import export_bundle
 
     if key is not None and new_key is not None:
         raise ControlkitError("give either --key or --new-key", where="controlkit export")
     folder = RunFolder.open(run)
+    tracker = open_tracker(track, run) if track else None
     if new_key is not None:
         make_key(new_key)
         key = new_key
     with progress_bar() as progress:
         result = export_bundle(folder, out, key=key, override=override, progress=progress)
+        record_runs(tracker, [run], progress, bundle=out)
     print(f"{out}: parity with torch within {result.parity_max_diff:.1e} of the span; verdict {result.verdict}")
 
 
@@ -265,6 +297,8 @@ def verify(
 
 
 register_edge(app)
+register_scale(app)
+register_fleet(app)
 
 
 @app.command(epilog="Example: controlkit benchmark refrigerator --out docs/results/refrigerator --seeds 3")
@@ -273,7 +307,7 @@ def benchmark(
         str,
         typer.Argument(
             help="Name of the suite: detection, draft, filter, industrial, neorl, neorl2, ope, refrigerator, runtime, "
-            "speed."
+            "scaling, speed."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json and tables.", show_default=False)],
@@ -326,6 +360,15 @@ def doctor() -> None:
     print("\n".join(str(finding) for finding in findings))
     if any(finding.state == "clash" for finding in findings):
         raise typer.Exit(1)
+
+
+def _hands(workers: int, address: str | None) -> AbstractContextManager[Any]:
+    """The workers of an ingest; None where one process does all."""
+    if workers == 1 and address is None:
+        return nullcontext()
+    from controlkit.ingest.on_ray import hands_on_ray
+
+    return hands_on_ray(workers if workers > 1 else None, address)
 
 
 def _download(name: str, out: Path) -> None:

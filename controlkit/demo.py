@@ -23,12 +23,15 @@ SCORE_SEED = 50_000
 QUICK = (
     "dynamics.members=2",
     "dynamics.elites=2",
+    "dynamics.max_rows=1000",
     "reward.networks=2",
     "reward.updates=60",
     "reward.behaviour_updates=100",
     "reward.snapshots=2",
+    "reward.distil_updates=60",
     "rollout.every=100",
     "policy.hidden=[32,32]",
+    "policy.warm_start=50",
     "policy.updates=200",
 )
 

@@ -17,7 +17,6 @@ from asyncua import ua
 from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AttributeService
-from asyncua.server.binary_server_asyncio import BinaryServer
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.server import Server
@@ -31,6 +30,7 @@ from controlkit.certificates import application_uri
 from controlkit.opcua_nodes import HANDSHAKE, NAMESPACE, NAMESPACE_INDEX, advice_node, handshake_node, tag_node
 from controlkit.spec import PlantSpec
 from envs.opcua_faults import Faults
+from envs.opcua_service import NodeService, QuickServer
 
 # asyncua logs every client that goes away with a traceback.
 logging.getLogger("asyncua").addHandler(logging.NullHandler())
@@ -125,7 +125,6 @@ class PlantServer:
     ) -> None:
         self.variables, self._identity, self._faults = variables, identity, faults
         self._on_write, self._now_ns = on_write, now_ns
-        self._by_node = {variable.node: variable for variable in variables.values()}
         self._host, self.port = "", 0
 
     async def start(self, host: str, port: int) -> None:
@@ -137,9 +136,9 @@ class PlantServer:
         # A port that is taken shows at once, not after the seconds that the address space takes.
         socket.create_server((host, port)).close()
         self._inner = _Internal(self._identity, self._faults)
-        self._inner.attribute_service = _Attributes(
-            self._inner.aspace, self._by_node, self._faults, self._on_write, self._now_ns
-        )
+        attributes = _Attributes(self._inner, self.variables, self._faults, self._on_write, self._now_ns)
+        self._inner.attribute_service = attributes
+        self._service = NodeService(self.variables, attributes)
         # A shut-down need not wait for the server's own clock, which nobody reads.
         self._inner.disabled_clock = True
         server = self._server = Server(iserver=self._inner)
@@ -164,9 +163,16 @@ class PlantServer:
             anonymous, named = ua.AnonymousIdentityToken, ua.UserNameIdentityToken
             server.set_identity_tokens([named if identity.users else anonymous])
         await self._add_nodes(server)
-        await server.start()
+        self._host, self.port = host, port
+        await server._setup_server_nodes()
+        await self._inner.start()
+        try:
+            await self.listen_again()
+        except BaseException:
+            await self._inner.stop()
+            raise
         assert server.bserver is not None
-        self._host, self.port = host, server.bserver.port
+        self.port = server.bserver.port
 
     async def stop_listening(self) -> None:
         """Cuts every client off and listens no more; the nodes keep their values."""
@@ -177,7 +183,7 @@ class PlantServer:
     async def listen_again(self) -> None:
         """Listens on the same port again."""
         if self._server.bserver is None:
-            bserver = BinaryServer(self._inner, self._host, self.port, self._server.limits)
+            bserver = QuickServer(self._inner, self._host, self.port, self._server.limits, self._service)
             bserver.set_policies(self._server._policies)
             await bserver.start()
             self._server.bserver = bserver
@@ -193,16 +199,17 @@ class PlantServer:
 
     async def publish(self, values: Mapping[str, Any], time_ns: int) -> None:
         """Gives nodes new values, good, stamped with `time_ns`."""
-        stamp = _stamp(time_ns)
+        stamp, now = _stamp(time_ns), ua.DateTime.now(UTC)
         for name, value in values.items():
             variable = self.variables[name]
             made = ua.DataValue(
                 Value=ua.Variant(value, variable.kind),
                 StatusCode=_GOOD,
                 SourceTimestamp=stamp,
-                ServerTimestamp=ua.DateTime.now(UTC),
+                ServerTimestamp=now,
             )
             await self._inner.aspace.write_attribute_value(variable.node, _VALUE_ONLY, made)
+            self._service.encode(name, made)
 
     async def _add_nodes(self, server: Server) -> None:
         index = await server.register_namespace(NAMESPACE)
@@ -222,25 +229,62 @@ class PlantServer:
 
 
 class _Attributes(AttributeService):
-    """Read and Write of the server: refuses what a node cannot take, and lets faults act."""
+    """Read and Write of the server, see also `NodeService`: refuses what a node cannot take, and lets faults act."""
 
     def __init__(
         self,
-        space: Any,
-        variables: Mapping[ua.NodeId, Variable],
+        inner: _Internal,
+        variables: Mapping[str, Variable],
         faults: Faults,
         on_write: Callable[[str, Any], None],
         now_ns: Callable[[], int],
     ) -> None:
-        super().__init__(space)
-        self._variables, self._faults, self._on_write, self._now_ns = variables, faults, on_write, now_ns
+        super().__init__(inner.aspace)
+        self._inner, self._variables, self._faults = inner, variables, faults
+        self._on_write, self._now_ns = on_write, now_ns
+        self._by_node = {variable.node: variable for variable in variables.values()}
+
+    def plain(self) -> bool:
+        """See `envs.opcua_service.Store`."""
+        return not self._faults.any_reading
+
+    def held(self, name: str) -> ua.DataValue:
+        """See `Store`."""
+        return self._aspace.read_attribute_value(self._variables[name].node, _VALUE_ONLY)
+
+    async def answering(self) -> None:
+        """See `Store`."""
+        await self._inner.answering()
+
+    async def take(self, name: str, content: Any) -> int:
+        """See `Store`."""
+        variable = self._variables[name]
+        refusal = self._faults.refusal(name)
+        if refusal is None and variable.limits is not None and not _inside(content, variable.limits):
+            refusal = StatusCodes.BadOutOfRange
+        if refusal is None and not variable.writable:
+            refusal = StatusCodes.BadUserAccessDenied
+        if refusal is not None:
+            return refusal
+        if self._faults.drops_a_write():
+            return StatusCodes.Good
+        made = ua.DataValue(
+            Value=ua.Variant(content, variable.kind),
+            StatusCode=_GOOD,
+            SourceTimestamp=_stamp(self._now_ns()),
+            ServerTimestamp=ua.DateTime.now(UTC),
+        )
+        code = await self._aspace.write_attribute_value(variable.node, _VALUE_ONLY, made)
+        if code.is_good():
+            self._on_write(name, content)
+        return int(code.value)
 
     def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
         answers = super().read(params)
         if not self._faults.any_reading:
             return answers
         for i, asked in enumerate(params.NodesToRead):
-            variable = self._variables.get(asked.NodeId)
+            variable = self._by_node.get(asked.NodeId)
             if variable is not None:
                 answers[i] = self._faults.seen(variable.name, answers[i], asked.AttributeId == _VALUE_ONLY)
         return answers
@@ -249,7 +293,7 @@ class _Attributes(AttributeService):
         user = User(role=UserRole.Admin) if user is None else user
         codes: list[ua.StatusCode] = []
         for item in params.NodesToWrite:
-            variable = self._variables.get(item.NodeId)
+            variable = self._by_node.get(item.NodeId)
             if variable is None or user.role == UserRole.Admin:
                 codes += await super().write(_single(item), user)
                 continue
@@ -300,11 +344,13 @@ def _refusal(variable: Variable, item: ua.WriteValue) -> int | None:
         return StatusCodes.BadWriteNotSupported
     if variant is None or variant.VariantType != variable.kind or variant.is_array:
         return StatusCodes.BadTypeMismatch
-    if variable.limits is not None:
-        low, high = variable.limits
-        if not low <= variant.Value <= high:  # NaN is not inside
-            return StatusCodes.BadOutOfRange
+    if variable.limits is not None and not _inside(variant.Value, variable.limits):
+        return StatusCodes.BadOutOfRange
     return None
+
+
+def _inside(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]  # NaN is not
 
 
 class _Internal(InternalServer):
@@ -317,6 +363,11 @@ class _Internal(InternalServer):
     def create_session(self, name: str, user: User | None = None, external: bool = False) -> InternalSession:
         user = User(role=UserRole.Anonymous) if user is None else user
         return _Session(self, self.aspace, self.subscription_service, name, user=user, external=external)
+
+    async def answering(self) -> None:
+        """Returns once the server answers requests."""
+        while self.faults.hanging:
+            await asyncio.sleep(0.01)
 
 
 class _Session(InternalSession):
@@ -339,20 +390,16 @@ class _Session(InternalSession):
     async def create_session(
         self, params: ua.CreateSessionParameters, sockname: tuple[str, int] | None = None
     ) -> ua.CreateSessionResult:
-        await self._answering()
+        await self.iserver.answering()
         return await super().create_session(params, sockname)
 
     async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
-        await self._answering()
+        await self.iserver.answering()
         return await super().read(params)
 
     async def write(self, params: ua.WriteParameters) -> list[ua.StatusCode]:
-        await self._answering()
+        await self.iserver.answering()
         return await super().write(params)
-
-    async def _answering(self) -> None:
-        while self.iserver.faults.hanging:
-            await asyncio.sleep(0.01)
 
 
 class _Users(UserManager):

@@ -22,6 +22,7 @@ SUITES = {
     "draft": "controlkit.benchmarks.draft",
     "runtime": "controlkit.benchmarks.runtime",
     "detection": "controlkit.benchmarks.detection",
+    "scaling": "controlkit.benchmarks.scaling",
 }
 
 Suite = Callable[..., str]

@@ -136,7 +136,9 @@ def control(
         state: folder.
 
     Returns:
-        Counts, shares, quantiles of the parts in milliseconds, and memory in megabytes.
+        Counts (`deadline_met`: computed within its share of the period, and the whole cycle within the period), shares,
+        quantiles of the parts and the processor's time for a cycle in milliseconds, and memory in megabytes early in
+        the run and at its end.
     """
     bundle = load_bundle(bundle_path)
     period_s = bundle.manifest.period_s
@@ -158,7 +160,8 @@ def control(
         loop.computer = computer
         loop.audit.append = watch.timed("audit", loop.audit.append)  # type: ignore[method-assign]
         loop.board.publish = watch.timed("publish", loop.board.publish)  # type: ignore[method-assign]
-        whole, half_ns = loop.cycle, round(loop.settings.compute_share * period_s * NS)
+        whole, period_ns = loop.cycle, round(period_s * NS)
+        half_ns = round(loop.settings.compute_share * period_ns)
         armed_rows = np.zeros(cycles, dtype=np.bool_)
 
         def cycle(tick: Tick, missed: int = 0) -> None:
@@ -170,15 +173,17 @@ def control(
             computer.done_ns = None
             whole(tick, missed)
             done = computer.done_ns
-            met[row] = done is not None and done - tick.start_ns <= half_ns
+            spent_ns = time.monotonic_ns() - tick.start_ns
+            met[row] = done is not None and done - tick.start_ns <= half_ns and spent_ns <= period_ns
             armed_rows[row] = loop.modes.mode == "ARMED"
-            watch.note("cycle", time.monotonic_ns() - tick.start_ns)
+            watch.note("cycle", spent_ns)
             if row == round(SETTLED * cycles):
                 memory[0] = resident_mb()
 
         loop.cycle = cycle  # type: ignore[method-assign]
+        began_s = time.process_time()
         runtime.run(cycles)
-        memory[1] = resident_mb()
+        cpu_s, memory[1] = time.process_time() - began_s, resident_mb()
         counters = dict(loop.counters)
     done = watch.times[: watch.row + 1]
     periods = cycles + counters.get("missed", 0)
@@ -189,6 +194,7 @@ def control(
         "armed": int(armed_rows.sum()),
         **{name: counters.get(name, 0) for name in ("missed", "late", "faulty", "writes", "unconfirmed", "falls")},
         "parts_ms": {part: _quantiles(done[:, i]) for i, part in enumerate(PARTS)},
+        "cpu_ms": 1e3 * cpu_s / cycles,
         "memory_mb": memory.tolist(),
     }
 

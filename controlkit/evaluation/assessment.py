@@ -27,7 +27,7 @@ from controlkit.evaluation.bootstrap import (
     t_interval,
     union,
 )
-from controlkit.evaluation.borders import require_formula, require_same_plant
+from controlkit.evaluation.borders import require_formula, require_regime_tag, require_same_plant
 from controlkit.evaluation.candidates import Candidate
 from controlkit.evaluation.content import describe
 from controlkit.evaluation.doubly_robust import correct, ratios
@@ -36,12 +36,15 @@ from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluati
 from controlkit.evaluation.findings import CandidateFindings, Findings
 from controlkit.evaluation.fqe import FittedValues, fit_values
 from controlkit.evaluation.importance import effective_samples
+from controlkit.evaluation.in_sample import InSample, InSampleFound, InSampleValues
 from controlkit.evaluation.limits import Limit, judge_limit, limits_of
 from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
+from controlkit.evaluation.model_values import ModelValues
 from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, unexplained
 from controlkit.evaluation.recorded_reward import learned_reward
 from controlkit.evaluation.report import Report
 from controlkit.evaluation.support import RecordedSteps, find_support
+from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.evaluation.verdict import Evidence, decide
 from controlkit.models.actor import BehaviourClone
 from controlkit.objective import CommandLimits, Objective
@@ -58,8 +61,8 @@ class Effort:
 
     Attributes:
         folds: evaluation models and clones of the operator, each fitted without one block of time.
-        model_updates, clone_updates, fqe_updates: gradient steps.
-        fqe_members: Q networks per policy.
+        model_updates, clone_updates: gradient steps; fqe_updates: of the model's values, which FQE starts from.
+        fqe_members: bootstrap samples of the log that Q functions are fitted on.
         starts: start states at most.
         reward_updates: gradient steps of a recorded reward's network.
     """
@@ -68,14 +71,14 @@ class Effort:
     model_updates: int = 1200
     clone_updates: int = 500
     fqe_updates: int = 400
-    fqe_members: int = 6
+    fqe_members: int = 20
     starts: int = 256
     reward_updates: int = 4000
 
 
 FULL = Effort()
 QUICK = Effort(
-    folds=3, model_updates=300, clone_updates=300, fqe_updates=200, fqe_members=4, starts=96, reward_updates=1500
+    folds=3, model_updates=300, clone_updates=300, fqe_updates=200, fqe_members=10, starts=96, reward_updates=1500
 )
 
 
@@ -87,6 +90,7 @@ def evaluate(
     progress: Progress,
     seed: int = 0,
     gamma: float | None = None,
+    regime: str | None = None,
 ) -> Report:
     """Judges policies against the logged operator.
 
@@ -98,12 +102,14 @@ def evaluate(
         progress: stages.
         seed: of everything that is drawn.
         gamma: discount; the largest of the runs' where it is `None`, 0.99 where there is no run.
+        regime: the tag that tells the plant's operating regimes; `None`: they are looked for.
 
     Raises:
         ArtifactError: a run belongs to another plant, another data set or another split, or is not trained.
         DataError: rewards that contradict the objective, too little data, or a log shorter than the horizon.
         ControlkitError: a policy whose output is no number.
     """
+    require_regime_tag(data.spec, regime)
     if not candidates:
         raise ControlkitError("there is no policy to evaluate", cure="Name one or more.")
     runs = [candidate.run for candidate in candidates if candidate.run is not None]
@@ -128,7 +134,7 @@ def evaluate(
         progress=progress,
         seed=seed,
     )
-    return describe(replace(found, quick=quick), candidates, split, data)
+    return describe(replace(found, quick=quick), candidates, split, data, regime)
 
 
 def _judged(policies: Sequence[EvaluatedPolicy]) -> list[EvaluatedPolicy]:
@@ -189,29 +195,24 @@ def assess(
     operators = [operator_policy([clone]) for clone in clones]
     tested = back_test(model, operators, log, estimand, seed)
 
-    progress.start("model rollouts", 1 + len(policies))
-    rolled = []
-    for each in (operators, *([policy] * effort.folds for policy in policies)):
-        rolled.append(roll_out_folds(model, each, log, starts.rows, estimand, seed, judged=True))
-        progress.advance()
-    limited = limits_of(data.spec)
-    fitted = fit_values(
-        [operator_policy(clones), *policies],
-        log,
-        starts.rows,
-        estimand,
-        objective,
-        scaling,
-        effort.fqe_members,
-        effort.fqe_updates,
-        generator,
-        progress,
-        limited,
-    )
+    progress.start("model rollouts", 2)
+    in_folds = [operators, *([policy] * effort.folds for policy in policies)]
+    rolled = roll_out_folds(model, in_folds, log, starts.rows, estimand, seed, judged=True)
+    progress.advance()
+    filtered = _roll_out_filtered(model, policies, log, starts.rows, estimand, seed)
+    progress.advance()
+    limited, every = limits_of(data.spec), [operator_policy(clones), *policies]
+    features = ValueFeatures(log, objective, scaling, limited)
+    baseline = ModelValues(rolled, every, model, log, features, estimand, objective, effort.fqe_updates, generator)
+    members = effort.fqe_members
+    fitted = fit_values(every, log, starts.rows, estimand, features, baseline, members, generator, progress, limited)
+    in_sample = InSample(log, model.folds, clones, starts.rows, estimand, features, members, generator)
     recorded = RecordedSteps(log, model, limits, scaling)
     common = _Common(
         rolled,
+        filtered,
         fitted,
+        in_sample,
         model,
         tested,
         log,
@@ -242,6 +243,7 @@ def assess(
         operator_model=_by_model(values(rolled[0]), block, LEVEL, rng),
         operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng, jackknife(values(rolled[0]).mean(dim=1).numpy())),
         operator_rolled=rolled[0],
+        operator_fqe_by_start=fitted.values[0],
         candidates=tuple(candidates),
         recorded=common.recorded,
         log=log,
@@ -259,7 +261,9 @@ class _Common:
     """What all candidates share; entry 0 of `rolled` and `fitted` is the cloned operator."""
 
     rolled: list[list[RolledOut]]
+    filtered: dict[int, torch.Tensor]
     fitted: FittedValues
+    in_sample: InSample
     model: EvaluationModel
     tested: BackTest
     log: LoggedTransitions
@@ -287,18 +291,8 @@ def _candidate(
     clone_error = jackknife(operator.mean(dim=1).numpy())
     gain_fqe = _by_fqe(fitted.values[number] - fitted.values[0], block, level, rng, clone_error)
     gain = union(gain_model, gain_fqe)
-    filtered = None
-    if policy.dynamics_reward is not None:
-        judged = roll_out_folds(
-            common.model,
-            [policy] * len(common.model.folds),
-            common.log,
-            starts.rows,
-            estimand,
-            common.seed,
-            filtered=True,
-        )
-        filtered = _by_model(values(judged), block, level, rng)
+    preferred = common.filtered.get(number)
+    filtered = None if preferred is None else _by_model(preferred, block, level, rng)
     support = find_support(rolled[number], common.recorded, policy.dynamics_reward, estimand)
     judged_limits = tuple(
         judge_limit(limit, objective, rolled[number], rolled[0], block, level, rng) for limit in common.limits
@@ -346,6 +340,7 @@ def _candidate(
         evidence=evidence,
         by_model=_by_model(mine, block, level, rng),
         by_fqe=_by_fqe(fitted.values[number], block, level, rng),
+        fqe_by_start=fitted.values[number],
         by_filter=filtered,
         gain_model=gain_model,
         gain_fqe=gain_fqe,
@@ -359,7 +354,33 @@ def _candidate(
         effective=effective_samples(
             policy, common.clone, common.log, starts.rows, estimand.horizon, CommandLimits(objective.spec)
         ),
+        in_sample=_in_sample(common.in_sample.of(policy), block, level, rng),
     )
+
+
+def _in_sample(found: InSampleValues, block: int, level: float, rng: np.random.Generator) -> InSampleFound:
+    """The third estimate of a policy, with its interval, or why there is none."""
+    if found.reason:
+        return InSampleFound(None, None, found.effective, found.needed, found.bandwidth, found.reason)
+    value, gain = (_by_fqe(each, block, level, rng) for each in (found.values, found.gains))
+    return InSampleFound(value, gain, found.effective, found.needed, found.bandwidth)
+
+
+def _roll_out_filtered(
+    model: EvaluationModel,
+    policies: Sequence[EvaluatedPolicy],
+    log: LoggedTransitions,
+    rows: torch.Tensor,
+    estimand: Estimand,
+    seed: int,
+) -> dict[int, torch.Tensor]:
+    """Values (K, N) by rollouts with the filter, of the policies that have a dynamics reward: by their place from 1."""
+    found = {}
+    for number, policy in enumerate(policies, start=1):  # one at a time: the rollouts themselves are not kept
+        if policy.dynamics_reward is not None:
+            each = [[policy] * len(model.folds)]
+            found[number] = values(roll_out_folds(model, each, log, rows, estimand, seed, filtered=True)[0])
+    return found
 
 
 def _by_model(found: torch.Tensor, block: int, level: float, rng: np.random.Generator) -> Estimate:

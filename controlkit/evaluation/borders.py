@@ -6,9 +6,10 @@ import numpy as np
 
 from controlkit.artifacts import RunFolder
 from controlkit.dataset import TransitionDataset
-from controlkit.errors import ArtifactError, DataError
+from controlkit.errors import ArtifactError, ConfigError, DataError, nearest
 from controlkit.layout import Layout
 from controlkit.objective import Objective
+from controlkit.spec import PlantSpec
 
 # How far recorded rewards may lie from the formula, as a share of their spread (they are stored in single precision).
 REWARD_TOLERANCE = 1e-3
@@ -39,6 +40,20 @@ def require_same_plant(run: RunFolder, first: RunFolder, data: TransitionDataset
             f"the data set has {len(data)} rows, the run's split goes up to {last}",
             where=str(run.path),
             cure="Give the data set that the run was trained on to --data.",
+        )
+
+
+def require_regime_tag(spec: PlantSpec, tag: str | None) -> None:
+    """Checks that a tag can tell operating regimes: it is measured, and known at every start state.
+
+    Raises:
+        ConfigError: there is none of this name among the measured tags.
+    """
+    if tag is not None and tag not in spec.frame_tags:
+        raise ConfigError(
+            f"'{tag}' cannot tell operating regimes: it is no measured tag of this plant",
+            where="controlkit evaluate --regime",
+            cure=nearest(tag, spec.frame_tags),
         )
 
 

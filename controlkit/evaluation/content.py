@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-import controlkit
-from controlkit.artifacts import commit
 from controlkit.dataset import Split, TransitionDataset
-from controlkit.evaluation.advice import next_steps
+from controlkit.evaluation.actuators import distributions, spans
+from controlkit.evaluation.advice import next_steps, shadow_plan
 from controlkit.evaluation.bootstrap import Estimate
 from controlkit.evaluation.candidates import Candidate
+from controlkit.evaluation.envelope import find_envelope, recorded_actions
 from controlkit.evaluation.findings import CandidateFindings, Findings
-from controlkit.evaluation.limits import actuator_use
+from controlkit.evaluation.in_sample import InSampleFound
+from controlkit.evaluation.limits import ActuatorUse, actuator_use
+from controlkit.evaluation.model_rollouts import values
+from controlkit.evaluation.provenance import provenance
+from controlkit.evaluation.regimes import RegimeFindings, Regimes, find_regimes, judge_regimes
 from controlkit.evaluation.report import SCHEMA, Report
+from controlkit.evaluation.risks import rank_risks
 from controlkit.evaluation.support import SupportFound
 from controlkit.evaluation.trajectories import draw_trajectories
 from controlkit.evaluation.verdict import AMBER_SUPPORT, EXIT_CODES, MIN_SUPPORT
@@ -31,11 +33,27 @@ POINTS = 1200
 DIGITS = 6
 
 
-def describe(found: Findings, policies: Sequence[Candidate], split: Split, data: TransitionDataset) -> Report:
-    """The report of an evaluation; its verdict is that of the best candidate (by verdict, then by gain)."""
+def describe(
+    found: Findings,
+    policies: Sequence[Candidate],
+    split: Split,
+    data: TransitionDataset,
+    regime: str | None = None,
+) -> Report:
+    """The report of an evaluation; its verdict is that of the best candidate (by verdict, then by gain).
+
+    Args:
+        found: the evaluation.
+        policies: what was evaluated, in the order of its candidates.
+        split: of the data set; data: the whole of it.
+        regime: the measured tag that tells operating regimes; `None`: they are looked for.
+    """
     order = list(EXIT_CODES)
     best = min(found.candidates, key=lambda c: (order.index(c.decision.verdict), -c.gain.low))
     spec = data.spec
+    regimes = find_regimes(found, regime)
+    recorded = recorded_actions(found)
+    ends = spans([recorded, *(r.actions for c in found.candidates for r in c.rolled)])
     content = {
         "schema": SCHEMA,
         "verdict": best.decision.verdict,
@@ -64,11 +82,20 @@ def describe(found: Findings, policies: Sequence[Candidate], split: Split, data:
             "model": _estimate(found.operator_model),
             "fqe": _estimate(found.operator_fqe),
             "unexplained_autocorrelation": found.candidates[0].evidence.unexplained,
-            "actuators": _actuators_logged(found, spec),
+            "actuators": [asdict(use) for use in _recorded_use(found, spec)],
+            "distributions": distributions(spec, recorded, _recorded_alive(found), ends),
+            "terms": {
+                name: {
+                    "realised": float(realised.mean()),
+                    "model": float(values(found.operator_rolled, name).mean()),
+                }
+                for name, realised in found.starts.terms.items()
+            },
         },
+        "regimes": _regimes(regimes, found),
         "back_test": _back_test(found, spec),
-        "candidates": [_candidate(candidate, found, data) for candidate in found.candidates],
-        "provenance": _provenance(found, policies, split, data),
+        "candidates": [_candidate(candidate, found, data, regimes, ends) for candidate in found.candidates],
+        "provenance": provenance(found, policies, split, data),
     }
     plain = _plain(content)
     return Report(best.decision.verdict, best.decision.reasons, plain)
@@ -87,11 +114,20 @@ def reward_unit(spec: PlantSpec) -> str:
     return units.pop() if len(units) == 1 else "objective units"
 
 
-def _candidate(c: CandidateFindings, found: Findings, data: TransitionDataset) -> dict[str, Any]:
-    spec = data.spec
-    limits = CommandLimits(spec)
+def _candidate(
+    c: CandidateFindings,
+    found: Findings,
+    data: TransitionDataset,
+    regimes: Regimes,
+    ends: Sequence[tuple[float, float]],
+) -> dict[str, Any]:
+    spec, unit = data.spec, reward_unit(data.spec)
     actions = torch.cat([r.actions for r in c.rolled], dim=1)
     alive = torch.cat([r.alive for r in c.rolled], dim=1)
+    uses, recorded = actuator_use(spec, CommandLimits(spec), actions, alive), _recorded_use(found, spec)
+    judged = judge_regimes(c, found, regimes, spec)
+    envelope = find_envelope(c, found, judged, spec)
+    plan = shadow_plan(c, found, envelope, recorded, unit, spec.period_s)
     return {
         "name": c.name,
         "verdict": c.decision.verdict,
@@ -109,7 +145,9 @@ def _candidate(c: CandidateFindings, found: Findings, data: TransitionDataset) -
         "doubly_robust_effective": c.doubly_robust.effective,
         "model_filtered": None if c.by_filter is None else _estimate(c.by_filter),
         "terms": {name: _estimate(gain) for name, gain in c.terms.items()},
+        "term_values": {name: float(values(c.rolled, name).mean()) for name in c.terms},
         "bellman_error": c.bellman,
+        "in_sample": _in_sample(c.in_sample),
         "effective_samples": [{"steps": steps, "size": size} for steps, size in c.effective.items()],
         "support": _support(c.support, found),
         "limits": [
@@ -117,11 +155,62 @@ def _candidate(c: CandidateFindings, found: Findings, data: TransitionDataset) -
             | {"holds": limit.holds, "broken": limit.broken, "fqe": None if fqe is None else _estimate(fqe)}
             for limit, fqe in zip(c.evidence.limits, c.outside_fqe, strict=True)
         ],
-        "actuators": [asdict(use) for use in actuator_use(spec, limits, actions, alive)],
+        "regimes": [_regime(each) for each in judged],
+        "actuators": [asdict(use) for use in uses],
+        "distributions": distributions(spec, actions, alive, ends),
         "trajectories": draw_trajectories(
             c.rolled, found.operator_rolled, found.starts, found.log, found.first_row, data
         ),
-        "next_steps": next_steps(c, found, reward_unit(spec), spec.period_s),
+        "risks": [
+            asdict(risk)
+            for risk in rank_risks(c, found, judged, envelope, list(zip(uses, recorded, strict=True)), unit)
+        ],
+        "envelope": asdict(envelope),
+        "shadow_plan": None if plan is None else asdict(plan),
+        "next_steps": next_steps(c, found, plan, unit),
+    }
+
+
+def _in_sample(found: InSampleFound) -> dict[str, Any]:
+    return {
+        "value": None if found.value is None else _estimate(found.value),
+        "gain": None if found.gain is None else _estimate(found.gain),
+        "effective": found.effective,
+        "needed": found.needed,
+        "bandwidth": found.bandwidth,
+        "reason": found.reason,
+    }
+
+
+def _regimes(regimes: Regimes, found: Findings) -> dict[str, Any]:
+    return {
+        "tag": regimes.tag or None,
+        "rule": regimes.rule,
+        "silhouette": regimes.silhouette,
+        "members": [
+            {
+                "name": each.name,
+                "starts": len(each.starts),
+                "share": len(each.starts) / len(found.starts.rows),
+                "ranges": {tag: list(ends) for tag, ends in each.ranges.items()},
+            }
+            for each in regimes.members
+        ],
+    }
+
+
+def _regime(each: RegimeFindings) -> dict[str, Any]:
+    gains = {"gain": each.gain, "gain_model": each.gain_model, "gain_fqe": each.gain_fqe}
+    return {
+        "name": each.name,
+        "outcome": each.word,
+        "starts": each.starts,
+        "share": each.share,
+        "independent_stretches": each.stretches,
+        **{name: None if gain is None else _estimate(gain) for name, gain in gains.items()},
+        "support": each.support,
+        "late_support": each.late,
+        "reasons": list(each.reasons),
     }
 
 
@@ -183,51 +272,13 @@ def _back_test(found: Findings, spec: PlantSpec) -> dict[str, Any]:
     }
 
 
-def _actuators_logged(found: Findings, spec: PlantSpec) -> list[dict[str, Any]]:
-    """The recorded commands from the same start states, over the same horizon."""
-    steps = found.starts.rows + torch.arange(found.estimand.horizon).unsqueeze(1)  # (H, N)
-    actions = found.log.actions[steps]
-    alive = torch.ones(actions.shape[:2], dtype=torch.bool)
-    return [asdict(use) for use in actuator_use(spec, CommandLimits(spec), actions, alive)]
+def _recorded_use(found: Findings, spec: PlantSpec) -> list[ActuatorUse]:
+    """Of the recorded commands from the same start states, over the same horizon."""
+    return list(actuator_use(spec, CommandLimits(spec), recorded_actions(found), _recorded_alive(found)))
 
 
-def _provenance(
-    found: Findings, policies: Sequence[Candidate], split: Split, data: TransitionDataset
-) -> dict[str, Any]:
-    start, stop = found.first_row, len(data)
-    return {
-        "version": controlkit.__version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "seed": found.seed,
-        "quick": found.quick,
-        "effort": asdict(found.effort),
-        "seconds": found.seconds,
-        "rows": {"data set": len(data), "evaluation log": stop - start, "usable": len(found.log.rows)},
-        "evaluation_log": [_stamp(data, start), _stamp(data, stop - 1)],
-        "spec_sha256": data.spec.sha256(),
-        "split": split.to_dict(),
-        "policies": [
-            {"name": each.policy.name, "kind": each.kind, "source": Path(each.source).name, "sha256": each.sha256}
-            for each in policies
-        ],
-        "runs": [
-            {
-                "path": run.path.name,
-                "data_sha256": run.data.get("data_sha256", ""),
-                "split": run.split.to_dict(),
-                "config": run.config.to_dict(),
-            }
-            for run in (each.run for each in policies)
-            if run is not None
-        ],
-        "sources": dict(data.sources),
-    }
-
-
-def _stamp(data: TransitionDataset, row: int) -> str:
-    return f"{np.datetime64(int(data.time_ns[row]), 'ns').astype('datetime64[s]')} UTC"
+def _recorded_alive(found: Findings) -> torch.Tensor:
+    return torch.ones(found.estimand.horizon, len(found.starts.rows), dtype=torch.bool)
 
 
 def _estimate(estimate: Estimate) -> dict[str, float]:

@@ -150,4 +150,5 @@ def _fold(
         means, _ = ensemble(log.observe(part), log.actions[part])
         residuals.append(log.next_state(part) - means.mean(dim=0))
     found = torch.cat(residuals)
+    world = WorldModel(ensemble.lean(), spec, learned=learned)  # rollouts call it millions of times
     return Fold(world, left_out, rest, found, found)

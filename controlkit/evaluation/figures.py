@@ -48,7 +48,9 @@ def gain(content: Content) -> Figure:
             (f"{prefix}the two joined", candidate["gain"], "#000000", "diamond"),
             (f"{prefix}doubly robust", candidate["gain_doubly_robust"], RECORDED, "triangle-up"),
         ]
-    figure = _forest(rows, f"gain over the operator, {_unit(content)} per period")
+        if candidate["in_sample"]["gain"] is not None:
+            rows.append((f"{prefix}in-sample", candidate["in_sample"]["gain"], RECORDED, "square-open"))
+    figure = forest(rows, f"gain over the operator, {reward_unit(content)} per period")
     figure["layout"]["shapes"] = [
         {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": OUTSIDE, "dash": "dot"}}
     ]
@@ -72,7 +74,9 @@ def values(content: Content) -> Figure:
         ]
         if candidate["model_filtered"] is not None:
             rows.append((f"{name}: model, filter on", candidate["model_filtered"], POLICY, "circle-open"))
-    return _forest(rows, f"value, {_unit(content)} per period")
+        if candidate["in_sample"]["value"] is not None:
+            rows.append((f"{name}: in-sample", candidate["in_sample"]["value"], POLICY, "square-open"))
+    return forest(rows, f"value, {reward_unit(content)} per period")
 
 
 def fan(content: Content) -> Figure:
@@ -81,15 +85,15 @@ def fan(content: Content) -> Figure:
     tags = test["tags"][:4]
     x = [period * (step + 1) for step in range(test["steps"])]
     traces: list[dict[str, Any]] = []
-    layout = _layout(height=110 + 190 * len(tags))
+    layout = base_layout(height=110 + 190 * len(tags))
     for row, tag in enumerate(tags, start=1):
         axis = {"xaxis": f"x{row}", "yaxis": f"y{row}", "showlegend": row == 1}
         traces += [
-            *_band(x, tag["low"], tag["high"], POLICY, "middle 90 % of errors", axis),
-            _line(x, tag["rmse"], "root mean square error", POLICY, "solid", axis),
-            _line(x, tag["persistence_rmse"], "if nothing changed", RECORDED, "dot", axis),
+            *band(x, tag["low"], tag["high"], POLICY, "middle 90 % of errors", axis),
+            line(x, tag["rmse"], "root mean square error", POLICY, "solid", axis),
+            line(x, tag["persistence_rmse"], "if nothing changed", RECORDED, "dot", axis),
         ]
-        _row(layout, row, len(tags), _safe(labelled(f"{tag['tag']} error", tag["unit"])), "seconds ahead")
+        stacked_axes(layout, row, len(tags), safe(labelled(f"{tag['tag']} error", tag["unit"])), "seconds ahead")
     return {"data": traces, "layout": layout}
 
 
@@ -97,9 +101,9 @@ def realised(content: Content) -> Figure:
     """The operator's value from withheld states, predicted against realised."""
     test = content["back_test"]
     ends = [min(test["predicted"] + test["realised"]), max(test["predicted"] + test["realised"])]
-    layout = _layout(height=340)
+    layout = base_layout(height=340)
     layout |= {
-        "xaxis": GRID | {"title": {"text": f"realised, {_unit(content)} per period"}},
+        "xaxis": GRID | {"title": {"text": f"realised, {reward_unit(content)} per period"}},
         "yaxis": GRID | {"title": {"text": "predicted"}},
     }
     points = {
@@ -109,7 +113,7 @@ def realised(content: Content) -> Figure:
         "name": "withheld start state",
         "marker": {"color": POLICY, "size": 7, "opacity": 0.7},
     }
-    return {"data": [points, _line(ends, ends, "exact", RECORDED, "dot", {})], "layout": layout}
+    return {"data": [points, line(ends, ends, "exact", RECORDED, "dot", {})], "layout": layout}
 
 
 def support_map(content: Content, candidate: Content) -> Figure:
@@ -131,10 +135,10 @@ def support_map(content: Content, candidate: Content) -> Figure:
         for name, key, colour, symbol, size in kinds
         if found[key]
     ]
-    layout = _layout(height=380)
+    layout = base_layout(height=380)
     for axis in ("x", "y"):
         tag = found[axis]
-        layout[f"{axis}axis"] = GRID | {"title": {"text": _safe(labelled(tag, units[tag]))}}
+        layout[f"{axis}axis"] = GRID | {"title": {"text": safe(labelled(tag, units[tag]))}}
     return {"data": traces, "layout": layout}
 
 
@@ -142,39 +146,39 @@ def support_by_step(content: Content, candidate: Content) -> Figure:
     """Share of supported steps along a rollout, with the cuts."""
     support, period = candidate["support"], content["plant"]["period_s"]
     x = [period * step for step in range(len(support["by_step"]))]
-    layout = _layout(height=300)
+    layout = base_layout(height=300)
     layout |= {
         "xaxis": GRID | {"title": {"text": "seconds after the start"}},
         "yaxis": GRID | {"title": {"text": "supported share"}, "range": [0, 1.05]},
     }
     cuts = [
-        _line([x[0], x[-1]], [support[key]] * 2, name, colour, "dot", {})
+        line([x[0], x[-1]], [support[key]] * 2, name, colour, "dot", {})
         for key, name, colour in (("comfortable", "comfortable", RECORDED), ("needed", "needed at least", OUTSIDE))
     ]
-    return {"data": [_line(x, support["by_step"], "policy's steps", POLICY, "solid", {}), *cuts], "layout": layout}
+    return {"data": [line(x, support["by_step"], "policy's steps", POLICY, "solid", {}), *cuts], "layout": layout}
 
 
 def bands(content: Content, candidate: Content) -> Figure:
     """Median and middle 90 % of all rollouts, one row per tag."""
     drawn, period = candidate["trajectories"], content["plant"]["period_s"]
-    layout = _layout(height=110 + 180 * len(drawn["tags"]))
+    layout = base_layout(height=110 + 180 * len(drawn["tags"]))
     traces: list[dict[str, Any]] = []
     for row, tag in enumerate(drawn["tags"], start=1):
         axis = {"xaxis": f"x{row}", "yaxis": f"y{row}", "showlegend": row == 1}
         for source, look in LOOKS.items():
             low, middle, high = drawn["bands"][tag][source]
             x = [period * step for step in range(len(middle))]
-            traces += _band(x, low, high, look["color"], f"{source}, 90 %", axis | {"showlegend": False}, opacity=0.12)
-            traces.append(_line(x, middle, f"{source}, median", look["color"], look["dash"], axis))
+            traces += band(x, low, high, look["color"], f"{source}, 90 %", axis | {"showlegend": False}, opacity=0.12)
+            traces.append(line(x, middle, f"{source}, median", look["color"], look["dash"], axis))
         _setpoint(layout, drawn, tag, row)
-        _row(layout, row, len(drawn["tags"]), _labelled(tag, content), "seconds after the start")
+        stacked_axes(layout, row, len(drawn["tags"]), tag_label(tag, content), "seconds after the start")
     return {"data": traces, "layout": layout}
 
 
 def rollouts(content: Content, candidate: Content) -> Figure:
     """Single rollouts beside the record; `meta` says which, so that the page can show one at a time."""
     drawn, period = candidate["trajectories"], content["plant"]["period_s"]
-    layout = _layout(height=110 + 180 * len(drawn["tags"]))
+    layout = base_layout(height=110 + 180 * len(drawn["tags"]))
     traces: list[dict[str, Any]] = []
     for number, chosen in enumerate(drawn["chosen"]):
         for row, tag in enumerate(drawn["tags"], start=1):
@@ -182,17 +186,17 @@ def rollouts(content: Content, candidate: Content) -> Figure:
                 y = drawn["series"][tag][source][chosen["label"]]
                 axis = {"xaxis": f"x{row}", "yaxis": f"y{row}", "showlegend": row == 1, "meta": chosen["label"]}
                 x = [period * step for step in range(len(y))]
-                trace = _line(x, y, source, look["color"], look["dash"], axis)
+                trace = line(x, y, source, look["color"], look["dash"], axis)
                 if tag in drawn["commands"]:
                     trace["line"]["shape"] = "hv"
                 traces.append(trace | {"visible": number == 0})
     for row, tag in enumerate(drawn["tags"], start=1):
         _setpoint(layout, drawn, tag, row)
-        _row(layout, row, len(drawn["tags"]), _labelled(tag, content), "seconds after the start")
+        stacked_axes(layout, row, len(drawn["tags"]), tag_label(tag, content), "seconds after the start")
     return {"data": traces, "layout": layout}
 
 
-def _forest(rows: Sequence[tuple[str, Content, str, str]], title: str) -> Figure:
+def forest(rows: Sequence[tuple[str, Content, str, str]], title: str) -> Figure:
     traces = []
     for name, estimate, colour, symbol in rows:
         value, low, high = estimate["value"], estimate["low"], estimate["high"]
@@ -200,7 +204,7 @@ def _forest(rows: Sequence[tuple[str, Content, str, str]], title: str) -> Figure
         traces.append(
             {
                 "x": [value],
-                "y": [_safe(name)],
+                "y": [safe(name)],
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
@@ -216,7 +220,7 @@ def _forest(rows: Sequence[tuple[str, Content, str, str]], title: str) -> Figure
                 "hovertemplate": "%{x:.4g}<extra></extra>",
             }
         )
-    layout = _layout(height=100 + 38 * len(rows))
+    layout = base_layout(height=100 + 38 * len(rows))
     layout["margin"] |= {"t": 30}
     layout |= {
         "xaxis": GRID | {"title": {"text": title}},
@@ -225,7 +229,7 @@ def _forest(rows: Sequence[tuple[str, Content, str, str]], title: str) -> Figure
     return {"data": traces, "layout": layout}
 
 
-def _layout(height: int) -> dict[str, Any]:
+def base_layout(height: int) -> dict[str, Any]:
     return {
         "height": height,
         "margin": {"l": 56, "r": 12, "t": 62, "b": 44},
@@ -238,16 +242,16 @@ def _layout(height: int) -> dict[str, Any]:
     }
 
 
-def _row(layout: dict[str, Any], row: int, rows: int, y_title: str, x_title: str) -> None:
-    """Stacks a pair of axes; only the lowest carries the title of x, and all zoom together."""
-    gap, part = 0.06, 1.0 / rows
+def stacked_axes(layout: dict[str, Any], row: int, rows: int, y_title: str, x_title: str, shared: bool = True) -> None:
+    """Stacks a pair of axes; where x is `shared`, only the lowest carries its title, and all zoom together."""
+    gap, part = 0.06 if shared else 0.30 / rows, 1.0 / rows
     top = 1.0 - (row - 1) * part
     last = row == rows
     layout[f"xaxis{row}"] = GRID | {
         "anchor": f"y{row}",
-        "matches": None if row == 1 else "x",
-        "title": {"text": x_title if last else ""},
-        "showticklabels": last,
+        "matches": None if row == 1 or not shared else "x",
+        "title": {"text": x_title if last or not shared else ""},
+        "showticklabels": last or not shared,
     }
     layout[f"yaxis{row}"] = GRID | {
         "anchor": f"x{row}",
@@ -273,12 +277,12 @@ def _setpoint(layout: dict[str, Any], drawn: Content, tag: str, row: int) -> Non
         )
 
 
-def _line(x: Sequence[float], y: Sequence[float], name: str, colour: str, dash: str, more: Content) -> dict[str, Any]:
+def line(x: Sequence[float], y: Sequence[float], name: str, colour: str, dash: str, more: Content) -> dict[str, Any]:
     line = {"color": colour, "dash": dash, "width": 2}
     return {"x": list(x), "y": list(y), "mode": "lines", "name": name, "line": line, **more}
 
 
-def _band(
+def band(
     x: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
@@ -303,13 +307,13 @@ def _band(
     ]
 
 
-def _labelled(tag: str, content: Content) -> str:
-    return _safe(labelled(tag, content["plant"]["units"][tag]))
+def tag_label(tag: str, content: Content) -> str:
+    return safe(labelled(tag, content["plant"]["units"][tag]))
 
 
-def _unit(content: Content) -> str:
-    return _safe(content["plant"]["reward_unit"])
+def reward_unit(content: Content) -> str:
+    return safe(content["plant"]["reward_unit"])
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     return html.escape(text, quote=False)

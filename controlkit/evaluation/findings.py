@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from controlkit.evaluation.back_test import BackTest
 from controlkit.evaluation.bootstrap import Estimate
 from controlkit.evaluation.doubly_robust import DoublyRobust
 from controlkit.evaluation.estimand import Estimand, Starts
 from controlkit.evaluation.evaluation_model import EvaluationModel
+from controlkit.evaluation.in_sample import InSampleFound
 from controlkit.evaluation.model_rollouts import RolledOut
 from controlkit.evaluation.support import RecordedSteps, SupportFound
 from controlkit.evaluation.verdict import Decision, Evidence
@@ -27,6 +30,7 @@ class CandidateFindings:
         name: as in the report.
         decision, evidence: verdict and what it rests on.
         by_model, by_fqe: its value; by_filter: by rollouts with MOREC's filter, `None` where its run has none.
+        fqe_by_start: (M, N) its value by each member of the FQE ensemble, from each start state.
         gain_model, gain_fqe: policy minus cloned operator; gain: the model's, with both intervals joined.
         doubly_robust: FQE, corrected by what its Q functions get wrong where the policy goes.
         outside_fqe: per limit the discounted share of samples outside by FQE; `None` for trips.
@@ -35,6 +39,7 @@ class CandidateFindings:
         rolled: its rollouts, per fold.
         bellman: what remains of the Bellman error of its Q functions, in spreads of the reward.
         effective: steps ahead -> effective sample size of trajectory importance sampling.
+        in_sample: the estimate from recorded commands alone, or why there is none.
     """
 
     name: str
@@ -42,6 +47,7 @@ class CandidateFindings:
     evidence: Evidence
     by_model: Estimate
     by_fqe: Estimate
+    fqe_by_start: Tensor
     by_filter: Estimate | None
     gain_model: Estimate
     gain_fqe: Estimate
@@ -53,6 +59,7 @@ class CandidateFindings:
     rolled: list[RolledOut]
     bellman: float
     effective: dict[int, float]
+    in_sample: InSampleFound
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Findings:
         estimand, starts: what is estimated, and from where.
         logged: the realised value of the logged operator.
         model, back_test: the evaluation model, and how it predicts what it has not seen.
-        operator_model, operator_fqe: the cloned operator's value by each estimator; operator_rolled: its rollouts.
+        operator_model, operator_fqe: the cloned operator's value by each estimator; operator_rolled: its rollouts;
+            operator_fqe_by_start: (M, N) as of a candidate.
         candidates: the policies.
         recorded: the log's steps; log: the evaluation log; first_row: where it begins in the data set.
         units: unit of every tag.
@@ -78,6 +86,7 @@ class Findings:
     operator_model: Estimate
     operator_fqe: Estimate
     operator_rolled: list[RolledOut]
+    operator_fqe_by_start: Tensor
     candidates: tuple[CandidateFindings, ...]
     recorded: RecordedSteps
     log: LoggedTransitions

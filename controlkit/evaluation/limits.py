@@ -86,9 +86,13 @@ def judge_limit(
     block: int,
     level: float,
     rng: np.random.Generator,
+    among: Tensor | None = None,
 ) -> LimitEvidence:
-    """The share of simulated samples outside a limit, by the policy and by the operator from the same starts."""
+    """The share of simulated samples outside a limit, by the policy and by the operator from the same starts: from all
+    of them, or from those `among` them (N',)."""
     mine, theirs = (_outside(limit, objective, rolled) for rolled in (policy, operator))  # (K, N) each
+    if among is not None:
+        mine, theirs = mine[:, among], theirs[:, among]
     share = _share(mine, block, level, rng)
     worse = _share(mine - theirs, block, level, rng)
     return LimitEvidence(

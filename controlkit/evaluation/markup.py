@@ -14,6 +14,16 @@ def labelled(name: str, unit: str) -> str:
     return name if unit == "1" else f"{name}, {unit}"
 
 
+def of_candidate(content: Content, candidate: Content) -> str:
+    """` for NAME` where there are several candidates, else nothing."""
+    return f" for {text(candidate['name'])}" if len(content["candidates"]) > 1 else ""
+
+
+def subheading(content: Content, candidate: Content) -> str:
+    """The candidate's name as a heading where there are several, else nothing."""
+    return f"<h3>{text(candidate['name'])}</h3>" if len(content["candidates"]) > 1 else ""
+
+
 def plot(name: str, label: str) -> str:
     return f'<div class="plot" id="{name}" role="img" aria-label="{text(label)}"></div>'
 

@@ -14,19 +14,25 @@ from importlib import resources
 from typing import Any
 
 from controlkit.evaluation import sections
-from controlkit.evaluation.figures import figures
+from controlkit.evaluation.figures import Figure, figures
+from controlkit.evaluation.operation_figures import operation_figures
 
 Content = Mapping[str, Any]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 
 
-def render(content: Content) -> str:
-    """The whole page."""
+def plots(content: Content) -> dict[str, Figure]:
+    """Every plot of the page, by the id of its place."""
+    return figures(content) | operation_figures(content)
+
+
+def render(content: Content, drawn: Mapping[str, Figure]) -> str:
+    """The whole page, with its plots as `plots` made them."""
     title = html.escape(f"{content['plant']['name']}: {content['verdict']}")
     body = "\n".join(_section(name, heading, parts) for name, heading, parts in sections.all_sections(content))
     # Inside a script element only "<" could end it, or open a comment.
-    data = json.dumps(figures(content), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(drawn, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
 <head>

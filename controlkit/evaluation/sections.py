@@ -1,9 +1,11 @@
-"""The words and tables of the page, section by section, in the order in which an engineer asks."""
+"""The words and tables of the page, section by section, in the order in which an engineer asks.
+
+Here are the sections on the estimates; `operation_sections` has those on the plant, `plan_sections` those on what to
+do.
+"""
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +15,17 @@ from controlkit.evaluation.markup import (
     labelled,
     mark,
     number,
+    of_candidate,
     plot,
     share,
     signed,
     span,
+    subheading,
     table,
     text,
 )
+from controlkit.evaluation.operation_sections import actuators, limits, regimes, trajectories
+from controlkit.evaluation.plan_sections import next_steps, reproducibility, risks
 
 Content = Mapping[str, Any]
 Section = tuple[str, str, list[str]]
@@ -40,18 +46,21 @@ def all_sections(content: Content) -> list[Section]:
         ("estimates", "Do the estimators agree?", _estimates(content)),
         ("back-test", "Back-test: can withheld operation be predicted?", _back_test(content)),
         ("support", "Support: does the log know what the policy does?", _support(content)),
-        ("limits", "Limits", _limits(content)),
-        ("trajectories", "Rollouts beside the record", _trajectories(content)),
-        ("actuators", "Actuators", _actuators(content)),
-        ("next", "What to do next", _next(content)),
-        ("reproducibility", "How to get these figures again", _reproducibility(content)),
+        ("limits", "Limits", limits(content)),
+        ("regimes", "Operating regimes", regimes(content)),
+        ("trajectories", "Rollouts beside the record", trajectories(content)),
+        ("actuators", "Actuators", actuators(content)),
+        ("risks", "Risks, and the allowed envelope", risks(content)),
+        ("next", "What to do next", next_steps(content)),
+        ("reproducibility", "How to get these figures again", reproducibility(content)),
     ]
 
 
 def short_names(content: Content) -> list[tuple[str, str]]:
     """Sections for the navigation."""
-    words = ("Verdict", "Estimates", "Back-test", "Support", "Limits", "Rollouts", "Actuators", "Next", "Reproduce")
-    return [(name, word) for (name, _, _), word in zip(all_sections(content), words, strict=True)]
+    words = ("Verdict", "Estimates", "Back-test", "Support", "Limits", "Regimes", "Rollouts", "Actuators", "Risks")
+    found = all_sections(content)
+    return [(name, word) for (name, _, _), word in zip(found, (*words, "Next", "Reproduce"), strict=True)]
 
 
 def _verdict(content: Content) -> list[str]:
@@ -88,7 +97,7 @@ def _verdict(content: Content) -> list[str]:
             [text(check["name"]), mark(check["passed"]), text(check["statement"])] for check in candidate["checks"]
         ]
         rules = table(["rule", "outcome", "figure and cut"], checks)
-        parts.append(f"<details><summary>Every rule{_of(content, candidate)}</summary>{rules}</details>")
+        parts.append(f"<details><summary>Every rule{of_candidate(content, candidate)}</summary>{rules}</details>")
     return parts
 
 
@@ -102,7 +111,8 @@ def _estimates(content: Content) -> list[str]:
         "no policy was trained on, and share nothing with training. The gain compares the policy with a clone of the "
         "operator from the same states under the same noise; its interval joins those of both estimators. The doubly "
         "robust estimate corrects FQE by its errors where the policy goes; it shares the rollouts and the Q functions, "
-        "so that it is shown and does not decide.</p>",
+        "so that it is shown and does not decide. Nor does the in-sample estimate, from recorded commands near the "
+        "policy's alone.</p>",
         plot("plot-gain", "Gain over the operator, by estimator, with intervals"),
         plot("plot-values", "Values of operator and policies, by estimator, with intervals"),
         '<p class="note">Differences are judged in units of the spread of logged returns, '
@@ -110,11 +120,45 @@ def _estimates(content: Content) -> list[str]:
         "they have to find it again.</p>",
     ]
     for candidate in content["candidates"]:
-        rows = [[text(name), signed(gain["value"]), interval(gain)] for name, gain in candidate["terms"].items()]
-        parts += [
-            f"<h3>Gain by term of the objective{_of(content, candidate)}</h3>",
-            table(["term", "#gain (model rollouts)", "#interval"], rows),
+        by = ("fqe", "FQE"), ("doubly_robust", "doubly robust"), ("model_filtered", "model, filter on")
+        values = [("model rollouts", candidate["gain_model"], candidate["model"])]
+        values += [(word, candidate.get(f"gain_{key}"), candidate[key]) for key, word in by if candidate[key]]
+        if candidate["in_sample"]["value"] is not None:
+            values.append(("in-sample", candidate["in_sample"]["gain"], candidate["in_sample"]["value"]))
+        values.append(("model and FQE joined", candidate["gain"], None))
+        rows = [
+            [
+                text(word),
+                "" if gain is None else signed(gain["value"]),
+                "" if gain is None else interval(gain),
+                "" if value is None else number(value["value"]),
+                "" if value is None else span(value["low"], value["high"]),
+            ]
+            for word, gain, value in values
         ]
+        figures = table(["estimator", "#gain", "#interval", "#value", "#interval"], rows)
+        parts.append(
+            f"<details><summary>The same in figures{of_candidate(content, candidate)}</summary>{figures}</details>"
+        )
+        logged = content["operator"]["terms"]
+        rows = [
+            [
+                text(name),
+                number(logged[name]["realised"]),
+                number(logged[name]["model"]),
+                number(candidate["term_values"][name]),
+                signed(gain["value"]),
+                interval(gain),
+            ]
+            for name, gain in candidate["terms"].items()
+        ]
+        headings = ["term", "#operator, realised", "#operator, model", "#policy, model", "#gain", "#interval"]
+        parts += [f"<h3>By term of the objective{of_candidate(content, candidate)}</h3>", table(headings, rows)]
+        if candidate["in_sample"]["reason"]:
+            parts.append(
+                f'<p class="note">In-sample values, from recorded commands alone: none '
+                f"({text(candidate['in_sample']['reason'])}).</p>"
+            )
         ahead = ", ".join(f"{number(each['size'])} after {each['steps']}" for each in candidate["effective_samples"])
         parts.append(
             '<p class="note">By importance sampling, without any model, the record speaks of this policy with an '
@@ -169,7 +213,7 @@ def _support(content: Content) -> list[str]:
             else f" {share(support['by_dynamics_reward'])} pass the dynamics reward alone,"
         )
         parts += [
-            _heading(content, candidate),
+            subheading(content, candidate),
             f"<p><strong>{share(support['share'])}</strong> of the policy's own steps are supported by the log (at "
             f"least {support['needed']:.0%} is needed, {support['comfortable']:.0%} is comfortable), "
             f"{share(support['late'])} in the last quarter of the horizon:{judged} "
@@ -209,117 +253,6 @@ def _separation(support: Content) -> str:
         "Told apart from recorded steps (50 % is chance, 100 % always): by distance, steps displaced by one spread of "
         f"every tag {share(distance)}{also}."
     )
-
-
-def _limits(content: Content) -> list[str]:
-    parts = []
-    for candidate in content["candidates"]:
-        rows = [
-            [
-                text(limit["name"]),
-                mark(limit["holds"], "holds", "broken" if limit["broken"] else "in doubt"),
-                share(limit["policy"]),
-                f"{share(limit['low'])} .. {share(limit['high'])}",
-                share(limit["allowed"]),
-                share(limit["operator"]),
-                "no sample" if limit["fqe"] is None else share(limit["fqe"]["value"]),
-            ]
-            for limit in candidate["limits"]
-        ]
-        headings = ["limit", "outcome", "#policy outside", "#interval", "#tolerated", "#operator outside", "#by FQE"]
-        parts += [
-            _heading(content, candidate),
-            table(headings, rows)
-            if rows
-            else "<p>The plant file states no limit of a state tag and no constraint.</p>",
-        ]
-    parts.append(
-        '<p class="note">Shares of simulated samples over the horizon; by FQE, without any model, near samples count '
-        "more. Absolute and rate limits of the commands hold "
-        "by construction, as in the exported controller.</p>"
-    )
-    return parts
-
-
-def _trajectories(content: Content) -> list[str]:
-    parts = []
-    for index, candidate in enumerate(content["candidates"]):
-        chosen = candidate["trajectories"]["chosen"]
-        options = "".join(
-            f'<option value="{text(c["label"])}">{text(c["label"])}: {text(c["time"])}, policy {number(c["policy"])}, '
-            f"operator {number(c['operator'])}, recorded {number(c['recorded'])}</option>"
-            for c in chosen
-        )
-        parts += [
-            _heading(content, candidate),
-            "<p>Median and middle 90 % over all start states: the policy and the cloned operator in the evaluation "
-            "model, and the record.</p>",
-            plot(f"plot-bands-{index}", "Bands of policy, operator and record over time"),
-            f'<p><label for="choose-{index}">A typical rollout and the ten worst: </label>'
-            f'<select id="choose-{index}" data-plot="plot-rollouts-{index}">{options}</select></p>',
-            plot(f"plot-rollouts-{index}", "A single rollout beside the record"),
-        ]
-    return parts
-
-
-def _actuators(content: Content) -> list[str]:
-    rows = []
-    sources = [("record", content["operator"]["actuators"])]
-    sources += [(c["name"], c["actuators"]) for c in content["candidates"]]
-    for i, use in enumerate(content["operator"]["actuators"]):
-        for name, uses in sources:
-            u = uses[i]
-            rows.append(
-                [
-                    text(labelled(use["tag"], use["unit"])),
-                    text(name),
-                    span(u["low"], u["high"]),
-                    number(u["travel"]),
-                    number(u["fastest"]),
-                    share(u["reversals"]),
-                    share(u["saturated"]),
-                ]
-            )
-    headings = ["actuator", "who", "#middle 90 %", "#travel per period", "#largest step", "#reversals", "#at a limit"]
-    return [table(headings, rows)]
-
-
-def _next(content: Content) -> list[str]:
-    parts = []
-    for candidate in content["candidates"]:
-        steps = "".join(f"<li>{text(step)}</li>" for step in candidate["next_steps"])
-        parts += [_heading(content, candidate), f"<ol>{steps}</ol>"]
-    return parts
-
-
-def _reproducibility(content: Content) -> list[str]:
-    about = content["provenance"]
-    rows = [
-        ["version", text(f"{about['version']} {about['commit']}".strip())],
-        ["seed", text(str(about["seed"])) + (", quick" if about["quick"] else "")],
-        ["evaluation log", text(" to ".join(about["evaluation_log"])) + f", {about['rows']['usable']} usable steps"],
-        ["plant file (SHA-256)", _hash(about["spec_sha256"])],
-        *[
-            [f"{text(each['name'])}: {text(each['kind'])} {text(each['source'])} (SHA-256)", _hash(each["sha256"])]
-            for each in about["policies"]
-        ],
-        *[[f"data of {text(run['path'])} (SHA-256)", _hash(run["data_sha256"])] for run in about["runs"]],
-        ["computed in", f"{about['seconds']:.0f} s, torch {text(about['torch'])}, Python {text(about['python'])}"],
-    ]
-    settings = html.escape(json.dumps(about, indent=1))
-    return [table(["what", "value"], rows), f"<details><summary>All settings</summary><pre>{settings}</pre></details>"]
-
-
-def _hash(value: str) -> str:
-    return f'<span class="hash">{text(value)}</span>'
-
-
-def _heading(content: Content, candidate: Content) -> str:
-    return f"<h3>{text(candidate['name'])}</h3>" if len(content["candidates"]) > 1 else ""
-
-
-def _of(content: Content, candidate: Content) -> str:
-    return f" for {text(candidate['name'])}" if len(content["candidates"]) > 1 else ""
 
 
 def _mean(values: Sequence[float]) -> float:

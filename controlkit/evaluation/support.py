@@ -66,6 +66,8 @@ class SupportFound:
         by_step: (H,) share of supported steps at each step of a rollout; late: the same over its last quarter.
         outside: tags along which it leaves, the largest share first.
         points: (Q, n + m) judged steps: frame and command; supported: (Q,).
+        start: (Q,) which start state a judged step's rollout is from; step: (Q,) which step of it it is; weight: (Q,)
+            its weight in `share`, 0 where the plant had tripped before.
         distance_cut, reward_cut: the two cuts.
     """
 
@@ -80,6 +82,9 @@ class SupportFound:
     outside: tuple[OutsideTag, ...]
     points: Tensor
     supported: Tensor
+    start: Tensor
+    step: Tensor
+    weight: Tensor
     distance_cut: float
     reward_cut: float
 
@@ -185,6 +190,9 @@ def find_support(
         outside=_named(recorded, flat, nearest, (~near).flatten(), weight.flatten()),
         points=flat,
         supported=supported.flatten(),
+        start=(columns % rolled[0].starts).flatten(),
+        step=torch.arange(horizon).unsqueeze(1).expand(-1, kept).flatten(),
+        weight=weight.flatten(),
         distance_cut=recorded.cut,
         reward_cut=reward_cut,
     )

@@ -35,8 +35,30 @@ def aligned_blocks(
     Yields:
         Number of the stretch, and the next of its blocks; a stretch without any sample time has none.
     """
-    for number, grid_ns in _batches(spec, grid, rows):
+    for number, grid_ns in batches(spec, grid, rows):
         yield from _aligned(spec, usable, number, grid_ns)
+
+
+def batches(spec: PlantSpec, grid: Sequence[tuple[int, int]], rows: int) -> Iterator[tuple[Int64, Int64]]:
+    """The grid in blocks: number of the stretch and sample time of up to `rows` rows, as short stretches share a block.
+
+    A grid that is cut where one of them begins has the same ones from there on.
+    """
+    numbers: list[Int64] = []
+    times: list[Int64] = []
+    room = rows
+    for number, (first, last) in enumerate(grid):
+        while first <= last:
+            part = sample_times(first, min(last, first + room * _period(spec) - 1), spec.period_s)
+            first += room * _period(spec)
+            numbers.append(np.full(len(part), number))
+            times.append(part)
+            room -= len(part)
+            if not room:
+                yield np.concatenate(numbers), np.concatenate(times)
+                numbers, times, room = [], [], rows
+    if room < rows:
+        yield np.concatenate(numbers), np.concatenate(times)
 
 
 def modes(spec: PlantSpec, usable: Stage, block: AlignedLog) -> tuple[Bool, Bool]:
@@ -63,25 +85,6 @@ def modes(spec: PlantSpec, usable: Stage, block: AlignedLog) -> tuple[Bool, Bool
         now &= (last >= 0) & accepted[np.maximum(last, 0)] & (age_s <= spec.max_age_s(tag))
         after &= refused[end] == refused[last + 1]
     return now, after
-
-
-def _batches(spec: PlantSpec, grid: Sequence[tuple[int, int]], rows: int) -> Iterator[tuple[Int64, Int64]]:
-    """Number of the stretch and sample time of up to `rows` rows: short stretches share the work of a block."""
-    numbers: list[Int64] = []
-    times: list[Int64] = []
-    room = rows
-    for number, (first, last) in enumerate(grid):
-        while first <= last:
-            part = sample_times(first, min(last, first + room * _period(spec) - 1), spec.period_s)
-            first += room * _period(spec)
-            numbers.append(np.full(len(part), number))
-            times.append(part)
-            room -= len(part)
-            if not room:
-                yield np.concatenate(numbers), np.concatenate(times)
-                numbers, times, room = [], [], rows
-    if room < rows:
-        yield np.concatenate(numbers), np.concatenate(times)
 
 
 def _aligned(spec: PlantSpec, usable: Stage, number: Int64, grid_ns: Int64) -> Iterator[tuple[int, AlignedLog]]:

@@ -14,7 +14,7 @@ Pieces too short for one observation and a step after it, or for `min_steps`, ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +68,14 @@ class Episodes:
     rules: Rules
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a cutter has seen of some rows: flags of each row by name, and for each measured tag the unusable rows."""
+
+    flags: Mapping[str, Bool]
+    unusable: Int64
+
+
 class EpisodeCutter:
     """Looks at the aligned rows block by block; only a few flags of each row are kept until all have been seen.
 
@@ -109,11 +117,28 @@ class EpisodeCutter:
             _FLAGS, (now, after, usable, block.action_mask.all(axis=1), tripped, follows, moved), strict=True
         ):
             self._flags[name].append(flag)
+        self._remember(stretch, block, alive)
+
+    def follow(self, stretch: int, row: AlignedLog, now: Bool) -> None:
+        """Begins after a row that another cutter has taken: what is added next is added as if this one had."""
+        self._remember(stretch, row, now & np.asarray(row.mask.all(axis=1)))
+
+    def seen(self) -> Seen:
+        """What was seen of the rows that were added."""
+        return Seen({name: _joined(parts) for name, parts in self._flags.items()}, self._unusable)
+
+    def join(self, seen: Seen) -> None:
+        """Takes over what a cutter has seen that followed the last row of this one."""
+        for name, flag in seen.flags.items():
+            self._flags[name].append(flag)
+        self._unusable += seen.unusable
+
+    def _remember(self, stretch: int, block: AlignedLog, alive: Bool) -> None:
         self._before = stretch, block.frames[-1:].copy(), block.actions[-1:].copy(), bool(alive[-1])
 
     def finish(self, gaps: tuple[Gap, ...]) -> Episodes:
         """Cuts what was added."""
-        flags = {name: np.concatenate([np.zeros(0, dtype=np.bool_), *parts]) for name, parts in self._flags.items()}
+        flags = {name: _joined(parts) for name, parts in self._flags.items()}
         rows = len(flags["usable"])
         # Flags between two rows have none for the last one.
         follows, moved = (np.append(flags[name], False)[:rows] for name in ("follows", "moved"))
@@ -159,3 +184,7 @@ class EpisodeCutter:
 
 
 _FLAGS = ("in_mode", "mode_kept", "usable", "known", "tripped", "follows", "moved")
+
+
+def _joined(parts: Sequence[Bool]) -> Bool:
+    return np.concatenate([np.zeros(0, dtype=np.bool_), *parts])

@@ -26,6 +26,7 @@ from controlkit.ingest.assess import TagAssessment, assess
 from controlkit.ingest.episodes import Rules
 from controlkit.ingest.flat_sources import is_flat
 from controlkit.ingest.operation import accepted_share, assess_feedback
+from controlkit.ingest.partitions import Hands, Partitions
 from controlkit.ingest.quality_report import QualityReport, summarise
 from controlkit.ingest.quarantine import Quarantined
 from controlkit.ingest.sources import StagedLog, stage_sources
@@ -70,6 +71,7 @@ def ingest(
     *,
     max_bad_share: float = 0.01,
     progress: Progress | None = None,
+    hands: Hands | None = None,
 ) -> IngestResult:
     """Makes a data set from plant logs.
 
@@ -84,6 +86,7 @@ def ingest(
         max_bad_share: the largest share of a measured tag's samples that may lie outside its range before the plant
             file or the log must be wrong; a larger share of bad quality is a warning.
         progress: what the work reports to.
+        hands: workers that share the work, for the same result to the last bit. Flat sources are read by one process.
 
     Raises:
         DataError: something in the logs cannot be used, or too much of it is in quarantine (`log.max_quarantined`);
@@ -99,9 +102,10 @@ def ingest(
         return ingest_flat(spec, [Path(s) for s in sources], out, max_bad_share=max_bad_share, progress=progress)
     with tempfile.TemporaryDirectory(prefix="controlkit-") as scratch:
         work = Path(scratch)
-        log = stage_sources(spec, sources, work / "read", progress=bar)
-        usable, found = _assessed(spec, log, work / "usable", max_bad_share, bar)
-        rows = grid.align(spec, usable, work / "rows", bar)
+        parts = Partitions(spec, work / "parts", hands) if hands is not None else None
+        log = stage_sources(spec, sources, work / "read", progress=bar, read=parts.read if parts is not None else None)
+        usable, found = _assessed(spec, log, work / "usable", max_bad_share, bar, parts)
+        rows = grid.align(spec, usable, work / "rows", bar) if parts is None else parts.align(usable, bar)
         if not rows.episodes.rules.rows_kept:
             raise _too_short(spec, rows.episodes.rules, sources_of(log), log_warnings(spec, found, log.quarantine))
         with writing(out or work / "data") as folder:
@@ -112,11 +116,23 @@ def ingest(
 
 
 def _assessed(
-    spec: PlantSpec, log: StagedLog, scratch: Path, max_bad_share: float, bar: Progress
+    spec: PlantSpec, log: StagedLog, scratch: Path, max_bad_share: float, bar: Progress, parts: Partitions | None
 ) -> tuple[Stage, dict[str, TagAssessment]]:
     """The usable samples of every tag, and what is known about each."""
     require_few_quarantined(spec, log)
     require_few_of_each_tag(spec, log)
+    if parts is not None:
+        usable, found = parts.assess(log, max_bad_share, bar)
+    else:
+        usable, found = _tag_by_tag(spec, log, scratch, max_bad_share, bar)
+    require_few_quarantined(spec, log)
+    require_few_of_each_tag(spec, log, found)
+    return usable, found
+
+
+def _tag_by_tag(
+    spec: PlantSpec, log: StagedLog, scratch: Path, max_bad_share: float, bar: Progress
+) -> tuple[Stage, dict[str, TagAssessment]]:
     usable = Stage(scratch, log.stage.tags, USABLE)
     found: dict[str, TagAssessment] = {}
     bar.start("check samples", len(usable.tags))
@@ -124,8 +140,6 @@ def _assessed(
         found[name] = assess(spec, name, log, usable, max_bad_share=max_bad_share)
         log.stage.remove(name)
         bar.advance()
-    require_few_quarantined(spec, log)
-    require_few_of_each_tag(spec, log, found)
     return usable, found
 
 

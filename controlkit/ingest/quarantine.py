@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from controlkit.errors import DataError
+
 Int64 = npt.NDArray[np.int64]
 
 # Rows kept with their text for each source and reason, and of all together; all are counted.
 LISTED, MOST = 100_000, 200_000
+RECORDED = 1_000_000  # cells of one part
 _PAGE = 1 << 16  # rows of a source whose marks lie together
 
 
@@ -103,3 +106,30 @@ class Quarantine:
             marked[inside] = 1
             self._marks[source, number] = np.packbits(marked)
         return fresh
+
+
+class Recorded(Quarantine):
+    """What a worker could not use of its part of a log: remembered, to be given to the quarantine of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: list[tuple[int, str, Int64, list[str], list[str]]] = []
+        self._cells = 0
+
+    def add(
+        self, source: int, reason: str, rows: Sequence[int] | Int64, texts: Sequence[str], tags: Sequence[str]
+    ) -> None:
+        """Takes cells (K,) of one source, see `Quarantine.add`.
+
+        Raises:
+            DataError: there are so many that the memory would not do for them.
+        """
+        self._cells += len(rows)
+        if self._cells > RECORDED:
+            raise DataError(f"more than {RECORDED} cells of a part of the log cannot be used")
+        self._given.append((source, reason, np.asarray(rows, dtype=np.int64), list(texts), list(tags)))
+
+    def give(self, other: Quarantine) -> None:
+        """Gives the same cells to another quarantine, in the same order."""
+        for cells in self._given:
+            other.add(*cells)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from controlkit.align import AlignedLog
-from controlkit.errors import DataError
+from controlkit.ingest.stage import NoRoom
 from controlkit.spec import PlantSpec
 
 
@@ -45,7 +45,7 @@ class Rows:
                 with (self._folder / name).open("ab") as stream:
                     getattr(block, name).tofile(stream)
         except OSError as problem:
-            raise DataError(
+            raise NoRoom(
                 f"no room for working files ({problem})",
                 where=str(self._folder),
                 cure="Free some space, or set TMPDIR to a folder with more.",
@@ -55,6 +55,10 @@ class Rows:
     def read(self, start: int, stop: int) -> AlignedLog:
         """Rows [start, stop)."""
         return AlignedLog(**{name: self._part(name, start, min(stop, self._count)) for name in self._arrays})
+
+    def times(self) -> npt.NDArray[np.int64]:
+        """(T,) time stamps of all rows."""
+        return self._part("time_ns", 0, self._count)
 
     def _part(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         kind, width = self._arrays[name]

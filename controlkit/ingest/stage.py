@@ -21,6 +21,10 @@ from controlkit.errors import DataError
 BLOCK = 1 << 19
 
 
+class NoRoom(DataError):
+    """The disk on which working files lie is full."""
+
+
 class Code(IntEnum):
     """What a log says about a sample."""
 
@@ -100,6 +104,10 @@ class Stage:
         """Frees the room of a tag's samples."""
         self.replace(tag, np.empty(0, dtype=self.kind))
 
+    def path(self, tag: str) -> Path:
+        """The file of a tag's samples; it is not there while the tag has none."""
+        return self._path(self._number[tag])
+
     def _path(self, number: int) -> Path:
         return self.folder / f"{number}.samples"
 
@@ -108,7 +116,7 @@ class Stage:
             with self._path(number).open("ab") as stream:
                 samples.tofile(stream)
         except OSError as problem:
-            raise DataError(
+            raise NoRoom(
                 f"no room for working files ({problem})",
                 where=str(self.folder),
                 cure="Free some space, or set TMPDIR to a folder with more.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,19 +12,22 @@ from controlkit.spec import PlantSpec
 from deploy.bundle.manifest import SHIFT, STRETCH
 from deploy.bundle.safety import SafetyConfig, Thresholds
 from deploy.export.slots import MAX_SHORTFALL
-from deploy.export.stages import Notes, every, limited, within
+from deploy.export.stages import Notes, limited, within
 
 
 class Observed(NamedTuple):
-    """Whether the observed transitions are likely, this one's shortfall, and the sums carried on: all (B, 1).
+    """What the observed transitions say.
 
-    The shortfall is the log's: standardised as calibrated, before shift and stretch; 0 where it was not scored.
+    Attributes:
+        likely: (B, 3) whether this one, their average and their sum are as likely as healthy ones.
+        shortfall: (B, 1) this one's; the log's, standardised as calibrated, before shift and stretch; 0 where it was
+            not scored.
+        sums: (B, 2) average and sum, carried on.
     """
 
     likely: Tensor
     shortfall: Tensor
-    ewma: Tensor
-    cusum: Tensor
+    sums: Tensor
 
 
 class ObservedCheck(nn.Module):
@@ -34,9 +38,22 @@ class ObservedCheck(nn.Module):
     ((expected - found) - mean - shift std) / (std (1 + stretch)).
     """
 
+    decay: Tensor
+    gain: Tensor
+    slack: Tensor
+    lowest: Tensor
+    highest: Tensor
+
     def __init__(self, thresholds: Thresholds, safety: SafetyConfig) -> None:
         super().__init__()
         self.thresholds, self.safety = thresholds, safety
+        weight = safety.ewma_weight
+        self.register_buffer("decay", torch.tensor([1.0 - weight, 1.0]))
+        self.register_buffer("gain", torch.tensor([weight, 1.0]))
+        self.register_buffer("slack", torch.tensor([0.0, safety.cusum_slack]))
+        self.register_buffer("lowest", torch.tensor([-MAX_SHORTFALL, 0.0]))
+        # A sum far beyond its limit would take long to come down once the plant is healthy again: it stops at twice it.
+        self.register_buffer("highest", torch.tensor([MAX_SHORTFALL, 2.0 * thresholds.cusum_limit]))
 
     def forward(
         self,
@@ -54,7 +71,7 @@ class ObservedCheck(nn.Module):
             expected, found: (B, 1) evidence of the expected and of the observed change.
             doubt: (B, 1) spread of the expectation.
             scorable: (B, 1) whether the transition could be scored at all.
-            part: the state by groups; `ewma`, `cusum`, `shortfall_shift` and `shortfall_stretch` are read.
+            part: the state by groups; `sums` (average and sum), `shortfall_shift` and `shortfall_stretch` are read.
             size: (B, 1) magnitude of the expectation in the spread's units.
             notes: flags go here.
         """
@@ -62,35 +79,37 @@ class ObservedCheck(nn.Module):
         # Where the elites disagree, a steady shortfall is as likely the model's error as the plant's drift: it must not
         # add up to an alarm. One step that no elite could explain still is one.
         familiar = doubt <= t.spread_drift
-        summed = scorable & familiar
         shift, scale = part[SHIFT], 1.0 + part[STRETCH]
         as_logged = (expected - found - t.shortfall_mean) / t.shortfall_std
         shortfall = torch.where(scorable, (as_logged - shift) / scale, 0.0)
         capped = limited(shortfall, -s.shortfall_cap, s.shortfall_cap)
-        average = (1.0 - s.ewma_weight) * part["ewma"] + s.ewma_weight * capped
-        ewma = torch.where(summed, limited(average, -MAX_SHORTFALL, MAX_SHORTFALL), part["ewma"])
-        # A sum far beyond its limit would take long to come down once the plant is healthy again: it stops at twice it.
-        added = part["cusum"] + capped - s.cusum_slack
-        cusum = torch.where(summed, limited(added, 0.0, 2.0 * t.cusum_limit), part["cusum"])
+        before = part["sums"]  # (B, 2)
+        added = self.decay * before + (self.gain * capped - self.slack)
+        sums = torch.where(scorable & familiar, limited(added, self.lowest, self.highest), before)
+        limits = torch.tensor((t.shortfall_limit, t.ewma_limit, t.cusum_limit))
+        likely = torch.cat([shortfall, sums], dim=-1) <= limits
         notes.ok["observed_unfamiliar"] = torch.where(scorable, doubt, 0.0) <= t.spread_drift
         notes.ok["observed_unscored"] = scorable
-        notes.ok["score_observed_low"] = shortfall <= t.shortfall_limit
-        notes.ok["ewma_high"] = ewma <= t.ewma_limit
-        notes.ok["cusum_high"] = cusum <= t.cusum_limit
+        names = ("score_observed_low", "ewma_high", "cusum_high")
+        notes.ok |= dict(zip(names, likely.split(1, dim=-1), strict=True))
         evidence = (torch.maximum(expected.abs(), found.abs()) / t.shortfall_std + shift.abs()) / scale
         notes.margin(doubt, t.spread_drift, size)
         notes.margin(shortfall, t.shortfall_limit, evidence)
-        notes.margin(ewma, t.ewma_limit, s.ewma_weight * evidence)
-        notes.margin(cusum, t.cusum_limit, evidence)
-        likely = notes.ok["score_observed_low"] & notes.ok["ewma_high"] & notes.ok["cusum_high"]
+        notes.margin(sums[:, :1], t.ewma_limit, s.ewma_weight * evidence)
+        notes.margin(sums[:, 1:], t.cusum_limit, evidence)
         reported = torch.where(scorable, limited(as_logged, -MAX_SHORTFALL, MAX_SHORTFALL), 0.0)
-        return Observed(likely, reported, ewma, cusum)
+        return Observed(likely, reported, sums)
 
 
 class Predicted(NamedTuple):
-    """Whether the predicted state keeps its hard limits, and how much trust familiar ground allows, 0 .. 1: (B, 1)."""
+    """What the predicted transition says.
 
-    inside: Tensor
+    Attributes:
+        checks: (B, S + 2) whether each state tag keeps its hard limits; whether the spread is low, the score high.
+        ceiling: (B, 1) how much trust familiar ground allows, 0 .. 1.
+    """
+
+    checks: Tensor
     ceiling: Tensor
 
 
@@ -105,37 +124,35 @@ class PredictedCheck(nn.Module):
     def __init__(self, spec: PlantSpec, thresholds: Thresholds) -> None:
         super().__init__()
         bounds = torch.tensor([spec.limits(tag) for tag in spec.state_tags], dtype=torch.float32)
-        self.thresholds = thresholds
-        self.register_buffer("low", bounds[:, 0].contiguous())
-        self.register_buffer("high", bounds[:, 1].contiguous())
+        self.thresholds, self.states = thresholds, len(bounds)
+        low = torch.tensor([-math.inf, thresholds.score_soft])
+        high = torch.tensor([thresholds.spread_soft, math.inf])
+        self.register_buffer("low", torch.cat([bounds[:, 0], low]))
+        self.register_buffer("high", torch.cat([bounds[:, 1], high]))
         stops = (thresholds.spread_stop, thresholds.score_stop)
         softs = (thresholds.spread_soft, thresholds.score_soft)
         self.register_buffer("stop", torch.tensor(stops))
         # Subtracted before it is rounded: in float32 a narrow one could be nothing.
         self.register_buffer("fall", torch.tensor([stop - soft for stop, soft in zip(stops, softs, strict=True)]))
 
-    def forward(
-        self, predicted: Tensor, spread: Tensor, score: Tensor, filling: Tensor, size: Tensor, notes: Notes
-    ) -> Predicted:
+    def forward(self, predicted: Tensor, spread: Tensor, score: Tensor, size: Tensor, notes: Notes) -> Predicted:
         """One step.
 
         Args:
             predicted: (B, S) state tags.
             spread, score: (B, 1) of the prediction.
-            filling: (B, 1) whether history is still filling.
             size: (B, 1) magnitude of the predictions in the spread's units.
-            notes: flags go here.
+            notes: margins go here.
         """
-        t = self.thresholds
-        inside = filling | every(within(predicted, self.low, self.high))
+        t, count = self.thresholds, self.states
+        familiarity = torch.cat([spread, score], dim=-1)
+        checks = within(torch.cat([predicted, familiarity], dim=-1), self.low, self.high)
         # 1 up to (for the score: from) the soft end, 0 at the stop end and beyond, a line between; NaN gives 0.
-        room = limited((self.stop - torch.cat([spread, score], dim=-1)) / self.fall, 0.0, 1.0)
-        notes.ok["predicted_limit"] = inside
-        notes.ok["spread_high"] = filling | (spread <= t.spread_soft)
-        notes.ok["score_predicted_low"] = filling | (score >= t.score_soft)
+        room = limited((self.stop - familiarity) / self.fall, 0.0, 1.0)
         for threshold in (t.spread_soft, t.spread_stop):
             notes.margin(spread, threshold, size)
         for threshold in (t.score_soft, t.score_stop):
             notes.margin(score, threshold, 1.0)  # -log of a probability that is near 1 where the score is small
-        notes.margins += [(predicted - end).abs() / (self.high - self.low) for end in (self.low, self.high)]
-        return Predicted(inside, room.amin(dim=-1, keepdim=True))
+        low, high = self.low[:count], self.high[:count]
+        notes.margins += [(predicted - end).abs() / (high - low) for end in (low, high)]
+        return Predicted(checks, room.amin(dim=-1, keepdim=True))

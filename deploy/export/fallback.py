@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from controlkit.models.actor import BehaviourClone
 from controlkit.spec import OperatorFallback, PIFallback, PlantSpec, RampFallback
-from deploy.export.lean import lean
+from deploy.export.networks import LeanClone
 from deploy.export.slots import MAX_MAGNITUDE, error_slot
 from deploy.export.stages import every, limited, safe_values, take, within
 
@@ -95,7 +94,7 @@ class FallbackStage(nn.Module):
         constants = [float(pi.setpoint) if pi is not None and not isinstance(pi.setpoint, str) else 0.0 for pi in pis]
         operators = [isinstance(f, OperatorFallback) for f in fallbacks]
         low, high = np.array([spec.limits(tag) for tag in actions], dtype=np.float64).T
-        self.clone = lean(copy.deepcopy(clone)) if any(operators) else None
+        self.clone = LeanClone(clone) if any(operators) else None
         self.register_buffer("is_pi", torch.tensor([pi is not None for pi in pis]))
         self.register_buffer("is_operator", torch.tensor(operators))
         self.register_buffer("needs_no_measurement", torch.tensor([pi is None for pi in pis]))
@@ -110,6 +109,7 @@ class FallbackStage(nn.Module):
         sight = torch.where(torch.tensor([tag is not None for tag in tags]), self.setpoint_column, self.measured)
         self.register_buffer("sight_column", sight)
         self.register_buffer("setpoint_is_tag", torch.tensor([tag is not None for tag in tags]))
+        self.follows_tags = any(tag is not None for tag in tags)
         self.register_buffer("setpoint", torch.tensor(constants))
         self.register_buffer("safe", torch.from_numpy(safe_values(spec)))
         # Towards the safe value: a PI while it is blind, a ramp at its rate, the others not at all.
@@ -121,7 +121,9 @@ class FallbackStage(nn.Module):
     def forward(self, now: Situation, last_error: Tensor, last_known: Tensor) -> FallbackOut:
         """One step; last error and whether it is known: (B, m)."""
         reference, frame, dt = now.reference, now.frame, now.dt
-        setpoint = torch.where(self.setpoint_is_tag, take(frame, self.setpoint_column), self.setpoint)
+        setpoint = self.setpoint
+        if self.follows_tags:
+            setpoint = torch.where(self.setpoint_is_tag, take(frame, self.setpoint_column), setpoint)
         measured = take(now.usable, self.measured) & take(now.usable, self.sight_column)
         error = limited(take(frame, self.measured) - setpoint, -self.error_bound, self.error_bound)
         change = torch.where(last_known, error - last_error, 0.0)
@@ -133,8 +135,7 @@ class FallbackStage(nn.Module):
         sighted, cloned = measured | self.needs_no_measurement, None
         if self.clone is not None:
             # The clone's own forward clamps by Min and Max, which differ between runtimes where they meet NaN.
-            mean, _ = self.clone.distribution(now.observation)
-            cloned = self.clone.action_scaler.invert(mean)
+            cloned = self.clone(now.observation)
             whole = now.whole & every(within(cloned, -MAX_MAGNITUDE, MAX_MAGNITUDE))
             command = torch.where(whole, limited(cloned, self.clone.low, self.clone.high), reference)
             wish = torch.where(self.is_operator, command, wish)

@@ -6,7 +6,6 @@ the exported graph has a batch of one. Every quantity is in engineering units, e
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import torch
@@ -18,16 +17,20 @@ from controlkit.spec import PlantSpec
 from deploy.bundle.manifest import SHIFT, STRETCH
 from deploy.bundle.safety import SafetyConfig, Thresholds
 from deploy.export.checks import ObservedCheck, PredictedCheck
+from deploy.export.entry import EntryChecks
 from deploy.export.fallback import FallbackStage, Situation
 from deploy.export.judge import Judge
-from deploy.export.lean import lean
+from deploy.export.networks import LeanActor
 from deploy.export.sensing import SensingStage
 from deploy.export.slots import FLAGS, MAX_AGE_S, MAX_MAGNITUDE, history_needed, output_slots, state_layout
-from deploy.export.stages import CommandStage, Notes, every, limited, number, take, within
+from deploy.export.stages import CommandStage, Conjunctions, Notes, at_most, every, limited, number, take, within
 
 # Share of a span by which a wish must be cut before a flag says so: a policy that is content with full power is not
 # cut.
 CUT = 1e-4
+
+# Neighbouring groups of the state that are computed together.
+JOINED = {"samples": "counts", "commands": "counts", "ewma": "sums", "cusum": "sums"}
 
 
 class GraphInputs(NamedTuple):
@@ -67,7 +70,6 @@ class ControllerGraph(nn.Module):
     """
 
     needed: Tensor
-    dt_longest: Tensor
     dt_instead: Tensor
     shift: Tensor
     next_index: Tensor
@@ -80,9 +82,14 @@ class ControllerGraph(nn.Module):
         self.thresholds, self.safety, self.period = thresholds, safety, float(spec.period_s)
         self.needed_samples, self.needed_commands = history_needed(layout)
         self.state_layout = state_layout(spec, layout, safety)
+        # What is computed together: name -> slots.
+        self.parts: dict[str, int] = {}
+        for name, (begin, end) in self.state_layout.groups.items():
+            name = JOINED.get(name, name)
+            self.parts[name] = self.parts.get(name, 0) + end - begin
         self.output_slots = output_slots(spec, layout, safety)
         self.flag_names = (*(name for name, _ in FLAGS), *(f"input_bad.{tag}" for tag in layout.frame_tags))
-        self.actor = lean(copy.deepcopy(models.actor))
+        self.actor = LeanActor(models.actor)
         self.judge = Judge(models)
         self.sensing = SensingStage(spec, layout, thresholds)
         self.commands = CommandStage(spec)
@@ -94,9 +101,38 @@ class ControllerGraph(nn.Module):
         for position, column in enumerate(layout.state_columns.tolist()):
             following[column] = len(following) + position
         self.register_buffer("needed", torch.tensor([float(self.needed_samples), float(self.needed_commands)]))
-        longest = (1.0 + safety.dt_tolerance) * self.period
-        self.register_buffer("dt_longest", torch.tensor([self.period, longest, MAX_AGE_S]))
         self.register_buffer("dt_instead", torch.tensor([self.period, self.period, MAX_AGE_S]))
+        self.entry = EntryChecks(spec, layout, self.state_layout, safety)
+        frame, states, actions = len(layout.frame_tags), len(layout.state_tags), len(layout.action_tags)
+        sensed = {"usable": frame, "moving": states, "fresh": states, "counts": 2, "echo": 1, "scorable": 1, "may": 1}
+        whole = ["usable", "echo", "counts"]
+        self.sensed_sets = Conjunctions(
+            sensed,
+            {
+                "unusable": ["usable"],
+                "moving": ["moving"],
+                "full": whole,
+                "scorable": ["moving", "fresh", "scorable"],
+                "may": [*whole, "may"],
+            },
+        )
+        self.judged_sets = Conjunctions(
+            {
+                "likely": 3,
+                "inside": states,
+                **dict.fromkeys(("spread", "score", "model", "may", "filling"), 1),
+                "sighted": actions,
+            },
+            {
+                "predicted_limit": ["inside"],
+                "spread_high": ["spread"],
+                "score_predicted_low": ["score"],
+                "fallback_blind": ["sighted"],
+                "may": ["likely", "inside", "model", "may"],
+            },
+            # Nothing is foreseen while history fills, and no flag says anything of it.
+            unless=dict.fromkeys(("predicted_limit", "spread_high", "score_predicted_low"), "filling"),
+        )
         self.register_buffer("shift", torch.from_numpy(layout.shift_index))
         self.register_buffer("next_index", torch.tensor(following))
         self.register_buffer("slot_low", torch.from_numpy(self.state_layout.low))
@@ -130,92 +166,90 @@ class ControllerGraph(nn.Module):
     def _run(self, x: GraphInputs, notes: Notes) -> GraphOutputs:
         ok, s, c = notes.ok, self.safety, self.commands
 
-        # State: ours, or a cold start.
-        state_ok = every(within(x.state_in, self.slot_low, self.slot_high))  # (B, 1)
-        state = torch.where(state_ok, x.state_in, torch.zeros_like(x.state_in))
-        groups = self.state_layout.groups
-        part = dict(zip(groups, state.split([b - a for a, b in groups.values()], dim=-1), strict=True))
-        last = part["observation"]  # (B, O)
-        ok["state_invalid"] = state_ok
+        # Whatever can be said of the inputs as they are.
+        entry = self.entry(*x)
+        sets = entry.sets
+        ok |= {f"input_bad_{name}": sets[name] for name in ("quality", "range", "age")}
+        ok["timing_bad"], ok["disabled"] = sets["timing"], sets["enabled"]
 
-        # Time: what is safe to assume where dt is no time.
-        shortest, longest = (1.0 - s.dt_tolerance) * self.period, (1.0 + s.dt_tolerance) * self.period
-        dt_ok = within(x.dt, shortest, longest)
-        # For the rate limit, for the fallback, and by which ages grow.
-        times = torch.where(within(x.dt, 0.0, self.dt_longest), x.dt, self.dt_instead)
+        # State: ours, or a cold start.
+        state = torch.where(sets["state"], x.state_in, torch.zeros_like(x.state_in))
+        part = dict(zip(self.parts, state.split(list(self.parts.values()), dim=-1), strict=True))
+        last = part["observation"]  # (B, O)
+        ok["state_invalid"] = sets["state"]
+
+        # What is safe to assume where dt is no time: for the rate limit, for the fallback, and by which ages grow.
+        times = torch.where(entry.times, x.dt, self.dt_instead)
         dt_rate, dt_control, dt_age = times.split(1, dim=-1)
-        ok["timing_bad"] = dt_ok
 
         # Samples.
-        sensed = self.sensing(x.obs, x.obs_ok, x.obs_age, last[..., : x.obs.shape[-1]], part, dt_age, notes)
-        all_usable = ok["input_unusable"]
+        sensed = self.sensing(x.obs, x.obs_age, entry.fresh, entry.known, part, dt_age)
+
+        # History: unbroken samples and commands.
+        unbroken = torch.where(sets["timing"], part["counts"], 0.0) + 1.0
+        reached = at_most(unbroken, self.needed)  # (B, 2)
+        checks = [sensed.usable, sensed.moving, sensed.state_fresh, reached >= self.needed]
+        known = self.sensed_sets(torch.cat([*checks, sets["echo"], sets["scorable"], sets["may"]], dim=-1))
+        full = known["full"]
+        # The sets come from whole numbers, so that this one negation lets no NaN pass.
+        filling = number(full) < 0.5
+        usable = torch.cat([known["unusable"], sets["echo"]], dim=-1)
+        counts = torch.where(usable, reached, 0.0)
+        ok["input_unusable"], ok["input_frozen"], ok["history_filling"] = known["unusable"], known["moving"], full
 
         # Reference: the command in force, else the last one issued, else the safe value.
-        echo_ok = every(within(x.act_prev, c.low, c.high))
-        issued_ok = every(within(part["command"], c.low, c.high)) & (part["command_known"] >= 0.5)
-        safe = self.fallback.safe.expand_as(x.act_prev)
-        reference = torch.where(echo_ok, x.act_prev, torch.where(issued_ok, part["command"], safe))
+        echo_ok, safe = sets["echo"], self.fallback.safe.expand_as(x.act_prev)
+        reference = torch.where(echo_ok, x.act_prev, torch.where(sets["issued"], part["command"], safe))
         low, high = c.window(reference, dt_rate)  # (B, m) rate limit and absolute limits in one
-        ok["reference_invalid"], ok["reference_safe"] = echo_ok, echo_ok | issued_ok
+        ok["reference_invalid"], ok["reference_safe"] = echo_ok, echo_ok | sets["issued"]
 
         # Observation: this frame, then the last observation moved on by one sample.
         observation = take(torch.cat([sensed.frame, reference, last], dim=-1), self.shift)  # (B, O)
-        unbroken = torch.where(dt_ok, torch.cat([part["samples"], part["commands"]], dim=-1), 0.0) + 1.0  # (B, 2)
-        usable = torch.cat([all_usable, echo_ok], dim=-1)
-        counts = torch.where(usable, limited(unbroken, 0.0, self.needed), 0.0)
-        full = every(counts >= self.needed)
-        # The counts are bounded, so that this one negation lets no NaN pass.
-        filling = number(full) < 0.5
-        samples, commands = counts.split(1, dim=-1)
-        ok["history_filling"] = full
 
         # Policy and fallback, each inside rate and limits.
         raw = self.actor(observation)
-        wish_ok = every(within(raw, -MAX_MAGNITUDE, MAX_MAGNITUDE))
-        wish = torch.where(wish_ok, raw, reference)
+        wish = torch.where(within(raw, -MAX_MAGNITUDE, MAX_MAGNITUDE), raw, reference)
         fb = self.fallback(
             Situation(sensed.frame, sensed.usable, observation, full, reference, dt_control),
             part["error"],
-            part["error_known"] >= 0.5,
+            entry.error_known,
         )
         policy, fallback = limited(wish, low, high), limited(fb.wish, low, high)
-        ok["fallback_blind"] = every(fb.sighted)
 
         # Observed transition (first rows) and predicted one (last rows) in one pass through each network.
         batch, seen = x.obs.shape[0], take(sensed.frame, self.sensing.state_columns)  # (B, S)
         observations, actions = torch.cat([last, observation]), torch.cat([reference, policy])
-        expected, spreads = self.judge.expect(observations, actions)  # (2B, S), (2B, 1)
-        scores, evidence = self.judge.score(
-            torch.cat([observations, last]), torch.cat([actions, reference]), torch.cat([expected, seen])
+        change, spreads = self.judge.expect_change(observations, actions)  # (2B, S), (2B, 1)
+        changes = torch.cat([change, self.judge.change(last, seen)])  # (3B, S)
+        scores, evidence = self.judge.score_change(
+            torch.cat([observations, last]), torch.cat([actions, reference]), changes
         )  # (3B, 1), (3B, 1)
+        expected = self.judge.after(observations, change)  # (2B, S)
         hoped_for, predicted = expected.split(batch)
         doubt, spread = spreads.split(batch)
         _, score_predicted, score_observed = scores.split(batch)
         hoped, _, found = evidence.split(batch)  # for what was expected, and for what was observed
-        judged = [hoped_for, predicted, spread, hoped, found, score_predicted, score_observed]
+        judged = [raw, hoped_for, predicted, spread, hoped, found, score_predicted, score_observed]
         if fb.cloned is not None:
             judged.append(fb.cloned)
-        model_ok = wish_ok & every(within(torch.cat(judged, dim=-1), -MAX_MAGNITUDE, MAX_MAGNITUDE))
-        scorable = (part["full"] >= 0.5) & sensed.current & echo_ok & dt_ok & model_ok
+        model_ok = every(within(torch.cat(judged, dim=-1), -MAX_MAGNITUDE, MAX_MAGNITUDE))
+        scorable = known["scorable"] & model_ok
         sizes = (expected.abs() / self.judge.dynamics.change_scaler.spread).amax(dim=-1, keepdim=True)  # (2B, 1)
         happened = self.observed(hoped, found, doubt, scorable, part, sizes[:batch], notes)
-        coming = self.predicted(predicted, spread, score_predicted, filling, sizes[batch:], notes)
-        ok["model_invalid"] = model_ok
+        coming = self.predicted(predicted, spread, score_predicted, sizes[batch:], notes)
+        checks = [happened.likely, coming.checks, model_ok, known["may"], filling, fb.sighted]
+        sound = self.judged_sets(torch.cat(checks, dim=-1))
+        ok["model_invalid"], may = model_ok, sound.pop("may")
+        ok |= sound
 
         # Trust: nothing at once, back slowly.
-        enabled = within(x.enable, 0.5, 1.5)
-        may = enabled & state_ok & dt_ok & all_usable & echo_ok & full & model_ok & happened.likely & coming.inside
         climbing = part["trust"] + 1.0 / s.recovery_periods
-        trust = torch.where(
-            may, limited(torch.where(climbing <= coming.ceiling, climbing, coming.ceiling), 0.0, 1.0), 0.0
-        )
-        ok["disabled"] = enabled
+        trust = torch.where(may, torch.where(climbing <= coming.ceiling, climbing, coming.ceiling), 0.0)
         ok["blending"], ok["fallback_active"] = (trust <= 0.0) | (trust >= 1.0), trust > 0.0
 
         # Blend, rate limit about the reference, absolute clamp last.
         shared = fallback + trust * (policy - fallback)
-        blend = torch.where(trust >= 1.0, policy, torch.where(trust <= 0.0, fallback, shared))
-        blend = torch.where(within(blend, c.low, c.high), blend, reference)
+        blend = torch.where(trust >= 1.0, policy, shared)
         action = c.clamp(limited(blend, low, high))
         self._note_cuts(wish, fb.wish, action, trust, low, high, notes)
 
@@ -228,11 +262,10 @@ class ControllerGraph(nn.Module):
             score_predicted=torch.where(foreseen, score_predicted, 0.0),
             spread=torch.where(foreseen, spread, 0.0),
             obs_next=take(torch.cat([sensed.frame, torch.where(foreseen, predicted, seen)], dim=-1), self.next_index),
-            flags=1.0 - number(torch.cat([*(ok[name] for name, _ in FLAGS), sensed.fresh], dim=-1)),
+            flags=torch.where(torch.cat([*(ok[name] for name, _ in FLAGS), sensed.fresh], dim=-1), 0.0, 1.0),
             state_out=self._state(
                 observation=observation,
-                samples=samples,
-                commands=commands,
+                counts=counts,
                 full=number(full),
                 known=number(sensed.known),
                 age=sensed.age,
@@ -242,8 +275,7 @@ class ControllerGraph(nn.Module):
                 error=fb.error,
                 error_known=number(fb.error_known),
                 trust=trust,
-                ewma=happened.ewma,
-                cusum=happened.cusum,
+                sums=happened.sums,
                 shortfall=happened.shortfall,
                 shortfall_shift=part[SHIFT],
                 shortfall_stretch=part[STRETCH],
@@ -251,8 +283,8 @@ class ControllerGraph(nn.Module):
         )
 
     def _state(self, **groups: Tensor) -> Tensor:
-        """The groups of the state in their order: (B, S)."""
-        return torch.cat([groups[name] for name in self.state_layout.groups], dim=-1)
+        """The parts of the state in their order: (B, S)."""
+        return torch.cat([groups[name] for name in self.parts], dim=-1)
 
     def _note_cuts(
         self,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from controlkit.artifacts import Models
 from controlkit.models.discriminator import MAX_PROBABILITY
-from deploy.export.lean import lean
+from deploy.export.networks import LeanDiscriminator, LeanDynamics
+from deploy.export.stages import take
 
 # Beyond these odds (1 to 5e8) nothing is told apart; the evidence stays within +-20.
 MAX_LOGIT = 20.0
@@ -24,32 +23,64 @@ class Judge(nn.Module):
 
     def __init__(self, models: Models) -> None:
         super().__init__()
-        self.dynamics = lean(copy.deepcopy(models.dynamics.elites_only()))
-        self.reward = lean(copy.deepcopy(models.judge))
+        self.dynamics = LeanDynamics(models.dynamics.elites_only())
+        self.reward = LeanDiscriminator(models.judge)
+        theirs, ours = self.dynamics.change_scaler, self.reward.change_scaler
+        self.one_scale = torch.equal(theirs.centre, ours.centre) and torch.equal(theirs.spread, ours.spread)
         self.eval().requires_grad_(False)
 
     def expect(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The elites' mean next state tags and their spread: (B, O), (B, m) -> (B, S), (B, 1)."""
-        scaled, _ = self.dynamics.scaled_change(observation, action)  # (E, B, S)
-        change = self.dynamics.change_scaler.invert(scaled)
-        means = observation.index_select(-1, self.dynamics.state_slots) + change
-        return means.mean(dim=0), self.dynamics.spread(means).unsqueeze(-1)
+        change, spread = self.expect_change(observation, action)
+        return self.after(observation, change), spread
+
+    def expect_change(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The elites' mean scaled change and their spread: (B, O), (B, m) -> (B, S), (B, 1).
+
+        The spread is the ensemble's own, of the scaled changes: next states would bring their own rounding.
+        """
+        scaled = self.dynamics(observation, action)  # (B, E, S)
+        mean = scaled.mean(dim=1, keepdim=True)
+        away = scaled - mean
+        return mean.squeeze(1), torch.sqrt((away * away).mean(dim=(1, 2))).unsqueeze(-1)
+
+    def after(self, observation: Tensor, change: Tensor) -> Tensor:
+        """The state tags after a scaled change: (B, O), (B, S) -> (B, S)."""
+        return take(observation, self.dynamics.state_slots) + self.dynamics.change_scaler.invert(change)
+
+    def change(self, observation: Tensor, next_state: Tensor) -> Tensor:
+        """The scaled change to some next state tags: (B, O), (B, S) -> (B, S)."""
+        change: Tensor = self.dynamics.change_scaler(next_state - take(observation, self.dynamics.state_slots))
+        return change
 
     def score(self, observation: Tensor, action: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
-        """The dynamics reward and its evidence: (B, O), (B, m), (B, S) -> (B, 1), (B, 1).
+        """As `score_change`, of next state tags in engineering units."""
+        return self.score_change(observation, action, self.change(observation, next_state))
+
+    def score_change(self, observation: Tensor, action: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """The dynamics reward of a scaled change and its evidence: (B, O), (B, m), (B, S) -> (B, 1), (B, 1).
 
         The reward -log(1 - D) is the network's own, from 1 - D = mean 1 / (1 + exp(logit)): computed as one minus D it
         loses its digits where D is near 1, and two runtimes would disagree. The evidence is the log odds of D, the
         logarithm of how much likelier the transition is real than false: it rises with the reward, but does not flatten
-        out at 0 where the reward does.
+        out at 0 where the reward does. Of one network alone it is the logit.
         """
-        change = self.reward.change_scaler(next_state - observation.index_select(-1, self.reward.state_slots))
-        logits = self.reward.logits(observation, action, change)  # (K, B)
+        logits = self.reward(observation, action, self._rescaled(change))  # (B, K)
         # NaN fails both comparisons and stays NaN, so that a broken network is seen.
         logits = torch.where(logits > MAX_LOGIT, MAX_LOGIT, torch.where(logits < -MAX_LOGIT, -MAX_LOGIT, logits))
         # Written out: onnxruntime's Sigmoid is exact to 1e-7, which is nothing near 1 and everything near 0.
-        belief = (1.0 / (1.0 + torch.exp(-logits))).mean(dim=0)  # (B,)
-        doubt = (1.0 / (1.0 + torch.exp(logits))).mean(dim=0)  # (B,)
+        odds, most = 1.0 + torch.exp(logits), 1.0 / (1.0 - MAX_PROBABILITY)
+        if self.reward.members == 1:
+            return torch.log(torch.where(odds > most, most, odds)), logits
+        belief = torch.reciprocal(1.0 + torch.exp(-logits)).mean(dim=-1, keepdim=True)  # (B, 1)
+        doubt = torch.reciprocal(odds).mean(dim=-1, keepdim=True)  # (B, 1)
         least = 1.0 - MAX_PROBABILITY
         reward = -torch.log(torch.where(doubt < least, least, doubt))
-        return reward.unsqueeze(-1), (torch.log(belief) - torch.log(doubt)).unsqueeze(-1)
+        return reward, torch.log(belief) - torch.log(doubt)
+
+    def _rescaled(self, change: Tensor) -> Tensor:
+        """From the scale of the dynamics to the reward's, which nearly always is the same."""
+        if self.one_scale:
+            return change
+        rescaled: Tensor = self.reward.change_scaler(self.dynamics.change_scaler.invert(change))
+        return rescaled

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +11,8 @@ from controlkit.errors import ControlkitError, GateError
 from deploy.bundle.manifest import INPUTS, OUTPUTS
 from deploy.bundle.verify import open_graph
 from deploy.export.graph import ControllerGraph
+from deploy.export.tape import record
+from deploy.export.translate import translate
 
 OPSET = 18
 # Widely supported since opset 13 or earlier. Not is left out on purpose: a negated comparison lets NaN pass.
@@ -28,40 +26,14 @@ OPERATORS = frozenset(
 def to_onnx(graph: ControllerGraph, sizes: dict[str, int]) -> bytes:
     """The graph as one ONNX file with static shapes (1, size).
 
+    torch's own exporter spends its time on decompositions and passes that this graph does not need, and writes a
+    quarter more nodes than the graph has operations.
+
     Raises:
-        GateError: it cannot be exported, or the file breaks a rule of `check_file`.
+        GateError: it has an operation that no rule of `translate` knows.
     """
-    example = tuple(torch.zeros(1, sizes[name]) for name in INPUTS)
-    quiet = io.StringIO()
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
-    try:
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                graph,
-                example,
-                input_names=list(INPUTS),
-                output_names=list(OUTPUTS),
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as problem:  # noqa: BLE001 (the exporter raises whatever its passes raise)
-        first = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise GateError(
-            f"the graph cannot be exported ({first[:200]})", cure="Report this with the run's config."
-        ) from None
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-    if program is None:
-        raise GateError("the exporter returned nothing", cure="Report this with the run's config.")
-    proto = program.model_proto
-    _strip(proto)
-    model: bytes = proto.SerializeToString(deterministic=True)
+    tape = record(graph, [torch.zeros(1, sizes[name]) for name in INPUTS])
+    model: bytes = translate(tape, INPUTS, OUTPUTS, OPSET).SerializeToString(deterministic=True)
     return model
 
 
@@ -130,19 +102,6 @@ class ReferenceRuntime:
 def feed_of(inputs: Any, row: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """One row of a batch of `GraphInputs` as what a runtime takes."""
     return {name: getattr(inputs, name)[row : row + 1].numpy() for name in INPUTS}
-
-
-def _strip(proto: Any) -> None:
-    """Leaves out what the exporter notes about its own source: paths, stack traces, torch versions in names."""
-    proto.producer_name, proto.producer_version, proto.doc_string = "controlkit", "", ""
-    del proto.metadata_props[:]
-    graph = proto.graph
-    graph.name, graph.doc_string = "controller", ""
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
 
 
 def _ascii(proto: Any) -> bool:

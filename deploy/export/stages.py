@@ -7,6 +7,8 @@ as Min and Max of NaN differ between runtimes; and a logical not of a comparison
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,11 @@ def limited(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     return torch.where(x >= low, torch.minimum(x, torch.as_tensor(high, dtype=x.dtype)), low)
 
 
+def at_most(x: Tensor, high: Tensor | float) -> Tensor:
+    """x where it is at most `high`; else, and for NaN, `high`."""
+    return torch.where(x <= high, x, high)
+
+
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Columns of x: (B, K) -> (B, len(index)). One Gather, where `x[..., index]` becomes transposes and GatherND."""
     return x.index_select(-1, index)
@@ -42,6 +49,45 @@ def number(ok: Tensor) -> Tensor:
 def every(ok: Tensor) -> Tensor:
     """Whether all columns are ok: (B, K) -> (B, 1)."""
     return number(ok).amin(dim=-1, keepdim=True) >= 0.5
+
+
+class Conjunctions(nn.Module):
+    """Which of G sets of checks hold throughout: (B, K) -> (B, G). One product counts those that hold in every set.
+
+    Args:
+        checks: sizes of the groups of checks that stand side by side, K together.
+        sets: name of a set -> names of the groups whose checks belong to it, or (group, positions in it).
+        unless: name of a set -> a group of one check that holds in the place of the whole set.
+    """
+
+    weight: Tensor
+    needed: Tensor
+
+    def __init__(
+        self,
+        checks: Mapping[str, int],
+        sets: Mapping[str, Sequence[str | tuple[str, Sequence[int]]]],
+        unless: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.names = tuple(sets)
+        ends = np.cumsum(list(checks.values()))
+        first = dict(zip(checks, (ends - list(checks.values())).tolist(), strict=True))
+        weight = torch.zeros(int(ends[-1]), len(sets))
+        for column, members in enumerate(sets.values()):
+            for member in members:
+                group, positions = (member, range(checks[member])) if isinstance(member, str) else member
+                weight[[first[group] + position for position in positions], column] = 1.0
+        needed = weight.sum(dim=0)
+        for name, instead in (unless or {}).items():
+            weight[first[instead], self.names.index(name)] = needed[self.names.index(name)]
+        self.register_buffer("weight", weight)
+        self.register_buffer("needed", needed - 0.5)
+
+    def forward(self, ok: Tensor) -> dict[str, Tensor]:
+        """Each set by its name, (B, 1)."""
+        held = torch.mm(number(ok), self.weight) >= self.needed
+        return dict(zip(self.names, held.split(1, dim=-1), strict=True))
 
 
 class Notes:
@@ -71,8 +117,7 @@ class CommandStage(nn.Module):
     low: Tensor
     high: Tensor
     rate: Tensor
-    slack: Tensor
-    unlimited: Tensor
+    at_once: Tensor
     span: Tensor
 
     def __init__(self, spec: PlantSpec) -> None:
@@ -85,16 +130,16 @@ class CommandStage(nn.Module):
         slack = 2.0 * magnitude * float(np.finfo(np.float32).eps)
         self.register_buffer("low", torch.from_numpy(limits.low))
         self.register_buffer("high", torch.from_numpy(limits.high))
+        span = limits.high - limits.low
+        # Where no rate is given, twice the span is at hand in no time.
+        at_once = np.where([rate is None for rate in rates], 2.0 * span, -slack)
         self.register_buffer("rate", torch.tensor([0.0 if r is None else r * (1.0 - 1e-6) for r in rates]))
-        self.register_buffer("slack", torch.from_numpy(slack.astype(np.float32)))
-        self.register_buffer("unlimited", torch.tensor([r is None for r in rates]))
+        self.register_buffer("at_once", torch.from_numpy(at_once.astype(np.float32)))
         self.register_buffer("span", torch.from_numpy(limits.high - limits.low))
 
     def reach(self, dt: Tensor) -> Tensor:
-        """Largest change in `dt` seconds, finite also where no rate is given: (B, 1) -> (B, m)."""
-        step = self.rate * dt - self.slack
-        step = torch.where(step >= 0.0, step, 0.0)
-        return torch.where(self.unlimited, 2.0 * self.span, step)
+        """Largest change in `dt` seconds, which are a number: (B, 1) -> (B, m)."""
+        return torch.relu(self.rate * dt + self.at_once)
 
     def window(self, reference: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """What may be commanded: the rate about the reference, cut to the absolute limits, which win.

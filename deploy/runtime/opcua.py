@@ -23,6 +23,8 @@ from deploy.runtime.plant import PlantReading, Sample, WriteRequest, WriteResult
 if TYPE_CHECKING:
     from asyncua import ua
 
+    from deploy.runtime.opcua_codec import Value
+
 T = TypeVar("T")
 
 DEFAULT_PORT = 4840
@@ -72,8 +74,8 @@ class OpcUaPlant:
         url = _url(address)
         credentials = security.load() if isinstance(security, Security) else None
         try:
+            from deploy.runtime.opcua_codec import read_parameters
             from deploy.runtime.opcua_link import Link
-            from deploy.runtime.opcua_values import reading
         except ImportError:
             cure = "Install controlkit[opcua]."
             raise ControlkitError("asyncua is not installed", where=url, cure=cure) from None
@@ -87,8 +89,9 @@ class OpcUaPlant:
         self._read_names = (*spec.frame_tags, *spec.action_tags, *self._modes, *shown)
         advised = (f"{_ADVICE}{name}" for name in spec.action_tags)
         self._writable = [name for name in (*spec.action_tags, *advised, _BEAT, _LEASE) if name in self._ids]
-        self._read_all = reading((self._ids[name] for name in self._read_names), time)
-        self._read_commands = reading((self._ids[name] for name in spec.action_tags), time)
+        self._read_all = read_parameters((self._ids[name] for name in self._read_names), time == "source")
+        self._read_commands = read_parameters((self._ids[name] for name in spec.action_tags), time == "source")
+        self._items: dict[tuple[str, ua.VariantType], bytes] = {}
         self._learned_s = -math.inf
         self._closed = False
         self._link = Link(url, credentials, silence_s, backoff_s)
@@ -119,7 +122,7 @@ class OpcUaPlant:
 
     def read(self, timeout_s: float) -> PlantReading:
         """See `Plant`. A tag whose node the server does not know is bad; the others are as they are."""
-        values, problem = self._ask(self._values(self._read_all, timeout_s), timeout_s)
+        values, problem = self._ask(self._values(self._read_all, len(self._read_names), timeout_s), timeout_s)
         if values is None:
             return PlantReading(problem=problem)
         return self._interpreted(dict(zip(self._read_names, values, strict=True)))
@@ -136,7 +139,8 @@ class OpcUaPlant:
 
     def read_back(self, timeout_s: float) -> Mapping[str, float]:
         """See `Plant`."""
-        values, _ = self._ask(self._values(self._read_commands, timeout_s), timeout_s)
+        count = len(self._spec.action_tags)
+        values, _ = self._ask(self._values(self._read_commands, count, timeout_s), timeout_s)
         if values is None:
             return {}
         from deploy.runtime.opcua_values import sample_of
@@ -173,11 +177,14 @@ class OpcUaPlant:
         except RuntimeError:
             return None, "the connection was closed"
 
-    async def _values(self, parameters: ua.ReadParameters, timeout_s: float) -> list[ua.DataValue]:
-        values = await self._link.request(lambda live: live.client.uaclient.read(parameters), timeout_s)
-        return _whole(values, len(parameters.NodesToRead))
+    async def _values(self, parameters: bytes, count: int, timeout_s: float) -> list[Value]:
+        from deploy.runtime.opcua_codec import READ
+        from deploy.runtime.opcua_exchange import decoded_read
 
-    def _interpreted(self, values: Mapping[str, ua.DataValue]) -> PlantReading:
+        values = await self._link.exchange(READ, parameters, lambda body: decoded_read(body, count), timeout_s)
+        return _whole(values, count)
+
+    def _interpreted(self, values: Mapping[str, Value]) -> PlantReading:
         from deploy.runtime.opcua_values import counter_of, is_unknown, sample_of, switch_of, text_of
 
         spec, samples = self._spec, dict[str, Sample]()
@@ -208,12 +215,14 @@ class OpcUaPlant:
 
     async def _written(self, content: Mapping[str, float | int | str], timeout_s: float) -> dict[str, str]:
         """What was refused, by the name of the node."""
-        from deploy.runtime.opcua_values import refusal_of, writing, written
+        from deploy.runtime.opcua_codec import WRITE, write_item, write_parameters
+        from deploy.runtime.opcua_exchange import decoded_write
+        from deploy.runtime.opcua_values import refusal_of, written
 
         until = self._loop.loop.time() + timeout_s
         types = await self._types(content, timeout_s)
         refused: dict[str, str] = {}
-        sent: dict[str, ua.DataValue] = {}
+        sent: dict[str, bytes] = {}
         for name, value in content.items():
             kind = types.get(name)
             if kind is None:
@@ -222,13 +231,14 @@ class OpcUaPlant:
             made = written(value, kind, wrap=name == _BEAT)
             if isinstance(made, str):
                 refused[name] = made
-            else:
-                sent[name] = made
+                continue
+            if (name, kind) not in self._items:
+                self._items[name, kind] = write_item(self._ids[name], kind)
+            sent[name] = self._items[name, kind] + made
         if not sent:
             return refused
-        request = writing((self._ids[name], value) for name, value in sent.items())
-        left = until - self._loop.loop.time()
-        codes = await self._link.request(lambda live: live.client.uaclient.write(request), left)
+        parameters, left = write_parameters(list(sent.values())), until - self._loop.loop.time()
+        codes = await self._link.exchange(WRITE, parameters, lambda body: decoded_write(body, len(sent)), left)
         for name, code in zip(sent, _whole(codes, len(sent)), strict=True):
             why, changed = refusal_of(code)
             if why:
@@ -249,7 +259,9 @@ class OpcUaPlant:
         self._learned_s = now
         # On a new connection all of them at once, so that no later cycle needs a second request.
         asked = missing if known else self._writable
-        answers = await self._values(typing(self._ids[name] for name in asked), timeout_s)
+        question = typing(self._ids[name] for name in asked)
+        answers = await self._link.request(lambda live: live.client.uaclient.read(question), timeout_s)
+        answers = _whole(answers, 2 * len(asked))
         for name, value, data_type in zip(asked, answers[::2], answers[1::2], strict=True):
             kind = type_of(value, data_type)
             if kind is not None:

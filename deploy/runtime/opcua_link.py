@@ -23,6 +23,7 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from controlkit.errors import ConfigError, ControlkitError
+from deploy.runtime.opcua_exchange import exchanged
 from deploy.runtime.opcua_security import Credentials
 
 T = TypeVar("T")
@@ -81,14 +82,14 @@ class Connection:
     Attributes:
         client: asyncua's.
         types: what is known of the types of nodes that are written, by their text; empty at first.
-        pending: the one request under way.
+        pending: what comes of the one request under way.
         used_s: the loop's time of the last request.
         lost: set once the connection is given up.
     """
 
     client: Client
     types: dict[str, ua.VariantType] = field(default_factory=dict)
-    pending: asyncio.Task[Any] | None = None
+    pending: asyncio.Future[Any] | None = None
     used_s: float = 0.0
     lost: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -174,18 +175,28 @@ class Link:
                 raise Unanswered("the server has not answered an earlier request yet")
         if until <= loop.time():
             raise Unanswered("no time was left to ask the server")
-        task = loop.create_task(_sent(send, connection))
-        connection.pending, connection.used_s = task, loop.time()
-        task.add_done_callback(lambda done: self._finished(connection, done))
-        await asyncio.wait({task}, timeout=until - loop.time())
-        if not task.done():
+        answer = asyncio.ensure_future(send(connection))
+        connection.pending, connection.used_s = answer, loop.time()
+        answer.add_done_callback(lambda done: self._finished(connection, done))
+        await asyncio.wait({answer}, timeout=until - loop.time())
+        if not answer.done():
             raise Unanswered(f"the server did not answer within {timeout_s:.2g} s")
-        if task.cancelled():
+        if answer.cancelled():
             raise Unanswered(self.problem)
-        error = task.exception()
+        error = answer.exception()
         if error is not None:
             raise Unanswered(explained(error))
-        return task.result()
+        return answer.result()
+
+    async def exchange(self, kind: int, parameters: bytes, decode: Callable[[bytes], T], timeout_s: float) -> T:
+        """What the server answers to a request whose bytes are ready, see `deploy.runtime.opcua_exchange`.
+
+        Raises:
+            Unanswered: as with `request`.
+        """
+        return await self.request(
+            lambda live: exchanged(live.client, kind, parameters, decode, self._silence_s), timeout_s
+        )
 
     async def close(self) -> None:
         """Says goodbye, if the server listens. Call it before `run` is cancelled, which cuts the connection."""
@@ -306,7 +317,7 @@ class Link:
             except Unanswered:
                 continue  # a connection that is lost is given up by `_finished`
 
-    def _finished(self, connection: Connection, task: asyncio.Task[Any]) -> None:
+    def _finished(self, connection: Connection, task: asyncio.Future[Any]) -> None:
         connection.pending = None
         error = None if task.cancelled() else task.exception()
         if error is None:
@@ -354,10 +365,6 @@ def explained(error: BaseException) -> str:
 def _name(error: BaseException) -> str:
     code = getattr(error, "code", None)
     return str(ua.StatusCode(ua.UInt32(code)).name) if isinstance(code, int) else type(error).__name__
-
-
-async def _sent(send: Callable[[Connection], Awaitable[T]], connection: Connection) -> T:
-    return await send(connection)
 
 
 async def _renew(connection: Connection) -> None:

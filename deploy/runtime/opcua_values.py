@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Literal
 
 from asyncua import ua
@@ -12,12 +11,11 @@ from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaError
 
+from deploy.runtime.opcua_codec import Value, packed
 from deploy.runtime.plant import Quality, Sample
 
 Time = Literal["source", "server"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MAX_NS = 2**63 - 1
 _MAX_TEXT = 1000
 _CODE = 0xFFFF0000  # the upper half is the condition, the lower half says more about the value's origin
 # The value is one that somebody put in its place.
@@ -46,52 +44,41 @@ _WRITABLE = {
 _FLOAT32_MAX = 3.4028234663852886e38
 
 
-def sample_of(value: ua.DataValue, time: Time) -> Sample:
+def sample_of(value: Value, time: Time) -> Sample:
     """A tag's sample; what is no number, or no finite one, is NaN and bad."""
     quality = quality_of(value)
     number = number_of(value) if quality != "bad" else math.nan
-    return Sample(time_of(value, time), number, quality if math.isfinite(number) else "bad")
+    stamp = value.source_ns if time == "source" else value.server_ns
+    return Sample(stamp, number, quality if math.isfinite(number) else "bad")
 
 
-def quality_of(value: ua.DataValue) -> Quality:
+def quality_of(value: Value) -> Quality:
     """The quality that a StatusCode stands for; none at all means Good (OPC 10000-4, 7.11)."""
-    code = 0 if value.StatusCode is None else value.StatusCode.value
-    if code & _CODE in _SUBSTITUTED:
+    if value.status & _CODE in _SUBSTITUTED:
         return "substituted"
-    return ("good", "uncertain", "bad", "bad")[code >> 30 & 3]
+    return ("good", "uncertain", "bad", "bad")[value.status >> 30 & 3]
 
 
-def number_of(value: ua.DataValue) -> float:
+def number_of(value: Value) -> float:
     """A Boolean, an integer or a float as a number; NaN for what is none, or not finite."""
-    content = _content(value)
+    content = value.content
     if not isinstance(content, bool | int | float):
         return math.nan
     number = float(content)
     return number if math.isfinite(number) else math.nan
 
 
-def time_of(value: ua.DataValue, time: Time) -> int | None:
-    """The time stamp in ns since 1970; `None` where there is none, or one before 1970 or beyond int64."""
-    stamp = value.SourceTimestamp if time == "source" else value.ServerTimestamp
-    if not isinstance(stamp, datetime):
-        return None
-    since = datetime.combine(stamp.date(), stamp.time(), UTC) - _EPOCH
-    # In whole numbers: a float of seconds is good for no more than about 0.2 us.
-    ns = ((since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
-    return ns if 0 <= ns <= _MAX_NS else None
-
-
-def switch_of(value: ua.DataValue) -> bool | None:
+def switch_of(value: Value) -> bool | None:
     """A switch; `None` unless it says so with good quality."""
-    content = _content(value)
+    content = value.content
     if quality_of(value) != "good" or not isinstance(content, bool | int) or content not in (0, 1):
         return None
     return bool(content)
 
 
-def counter_of(value: ua.DataValue) -> int | None:
+def counter_of(value: Value) -> int | None:
     """A counter; `None` unless it is a whole number of good quality."""
-    content = _content(value)
+    content = value.content
     if quality_of(value) != "good":
         return None
     if isinstance(content, float) and content.is_integer():
@@ -99,14 +86,13 @@ def counter_of(value: ua.DataValue) -> int | None:
     return int(content) if isinstance(content, bool | int) else None
 
 
-def text_of(value: ua.DataValue) -> str | None:
+def text_of(value: Value) -> str | None:
     """A text of good quality; OPC UA knows a null text, which is empty."""
-    variant = value.Value
-    if quality_of(value) != "good" or variant is None or variant.is_array:
+    if quality_of(value) != "good":
         return None
-    if variant.VariantType == ua.VariantType.String and variant.Value is None:
+    if value.kind == ua.VariantType.String.value and value.content is None:
         return ""
-    return variant.Value[:_MAX_TEXT] if isinstance(variant.Value, str) else None
+    return value.content[:_MAX_TEXT] if isinstance(value.content, str) else None
 
 
 def type_of(value: ua.DataValue, data_type: ua.DataValue) -> ua.VariantType | None:
@@ -124,8 +110,8 @@ def type_of(value: ua.DataValue, data_type: ua.DataValue) -> ua.VariantType | No
     return found
 
 
-def written(content: float | int | str, kind: ua.VariantType, wrap: bool = False) -> ua.DataValue | str:
-    """The value as the node's type wants it: without status and stamps, which many servers refuse to take.
+def written(content: float | int | str, kind: ua.VariantType, wrap: bool = False) -> bytes | str:
+    """The value as the node's type wants it, encoded.
 
     Args:
         content: a number (of a command), a counter or a text.
@@ -138,7 +124,7 @@ def written(content: float | int | str, kind: ua.VariantType, wrap: bool = False
     if isinstance(content, str):
         if kind != ua.VariantType.String:
             return f"the node is a {kind.name}, not a String"
-        return _plain(content, kind)
+        return packed(content, kind)
     if kind == ua.VariantType.String:
         return "the node is a String, not a number"
     if not math.isfinite(content):
@@ -146,7 +132,7 @@ def written(content: float | int | str, kind: ua.VariantType, wrap: bool = False
     if kind in (ua.VariantType.Double, ua.VariantType.Float):
         if kind == ua.VariantType.Float and abs(content) > _FLOAT32_MAX:
             return "does not fit into a Float"
-        return _plain(float(content), kind)
+        return packed(float(content), kind)
     if kind == ua.VariantType.Boolean:
         low, high = 0, 1
     elif kind in _UNSIGNED:
@@ -159,7 +145,7 @@ def written(content: float | int | str, kind: ua.VariantType, wrap: bool = False
         whole %= high + 1
     if not low <= whole <= high:
         return f"{content:g} does not fit into a {kind.name}"
-    return _plain(bool(whole) if kind == ua.VariantType.Boolean else whole, kind)
+    return packed(bool(whole) if kind == ua.VariantType.Boolean else whole, kind)
 
 
 def node_id(text: str) -> ua.NodeId | None:
@@ -168,14 +154,6 @@ def node_id(text: str) -> ua.NodeId | None:
         return ua.NodeId.from_string(text)
     except (UaError, ValueError, TypeError):
         return None
-
-
-def reading(ids: Iterable[ua.NodeId], time: Time) -> ua.ReadParameters:
-    """A request for the values of nodes, newest, with quality and time."""
-    parameters = ua.ReadParameters()
-    parameters.TimestampsToReturn = ua.TimestampsToReturn.Source if time == "source" else ua.TimestampsToReturn.Server
-    parameters.NodesToRead = [ua.ReadValueId(node, AttributeIds.Value) for node in ids]
-    return parameters
 
 
 def typing(ids: Iterable[ua.NodeId]) -> ua.ReadParameters:
@@ -187,29 +165,17 @@ def typing(ids: Iterable[ua.NodeId]) -> ua.ReadParameters:
     return parameters
 
 
-def writing(values: Iterable[tuple[ua.NodeId, ua.DataValue]]) -> ua.WriteParameters:
-    """A request to write the values of nodes."""
-    parameters = ua.WriteParameters()
-    parameters.NodesToWrite = [ua.WriteValue(node, AttributeIds.Value, Value=value) for node, value in values]
-    return parameters
-
-
-def is_unknown(value: ua.DataValue) -> bool:
+def is_unknown(value: Value) -> bool:
     """Whether the server does not know the node."""
-    codes = (StatusCodes.BadNodeIdUnknown, StatusCodes.BadNodeIdInvalid)
-    return value.StatusCode is not None and value.StatusCode.value in codes
+    return value.status in (StatusCodes.BadNodeIdUnknown, StatusCodes.BadNodeIdInvalid)
 
 
-def refusal_of(code: ua.StatusCode) -> tuple[str, bool]:
+def refusal_of(code: int) -> tuple[str, bool]:
     """Why a value was not taken (empty if it was), and whether the node may be of another type than it was."""
-    if code.value >> 30 == 0:
+    if code >> 30 == 0:
         return "", False
     changed = (StatusCodes.BadTypeMismatch, StatusCodes.BadNodeIdUnknown)
-    return str(code.name), code.value in changed
-
-
-def _plain(content: object, kind: ua.VariantType) -> ua.DataValue:
-    return ua.DataValue(Value=ua.Variant(content, kind), StatusCode=None)
+    return str(ua.StatusCode(ua.UInt32(code)).name), code in changed
 
 
 def _content(value: ua.DataValue) -> object:

@@ -10,6 +10,7 @@ plant's own mode forbids it), and the controller is back in SHADOW until an oper
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from deploy.runtime.writing import Commands, Writer
 
 # Faults in which nothing is written: it is not known where the plant stands, or the command is wrong.
 QUIET = ("cycle_missed", "reference_invalid", "action_unsafe")
+# Share of a period for which another thread of this process may run before the loop gets its turn.
+SWITCH_SHARE = 0.05
 # Of what is said about a refused request, which may quote a path.
 MAX_TEXT = 400
 
@@ -144,6 +147,9 @@ class Supervisor:
         # What is alive now stays: the collector need not look at it again in every cycle.
         gc.collect()
         gc.freeze()
+        # Nor does a thread that shows a page keep the loop waiting for long.
+        switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(switch_s, SWITCH_SHARE * self.period_s))
         done, why = 0, "asked for"
         try:
             while not self._stopping.is_set() and (cycles is None or done < cycles):
@@ -154,6 +160,7 @@ class Supervisor:
             why = f"{type(problem).__name__}: {problem}"[:300]
             raise
         finally:
+            sys.setswitchinterval(switch_s)
             gc.unfreeze()
             self._finish(why)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from deploy.export.calibration import calibrate
 from deploy.export.exporter import ExportResult, export_bundle
 from deploy.export.graph import ControllerGraph
 from tests.deploy.plants import fitted, write_run
+from tests.sharing import made_once
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,13 @@ def tank() -> Tank:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("tank")
-    run = write_run(folder)
+    def export(folder: Path) -> None:
+        run, private = write_run(folder), folder / "keys" / "plant.pem"
+        new_key(private)
+        result = export_bundle(run, folder / "bundle", key=private, parity_inputs=2000, fuzz_inputs=2000)
+        (folder / "result.pickle").write_bytes(pickle.dumps(result))
+
+    folder = made_once(tmp_path_factory, "tank", export)
+    result: ExportResult = pickle.loads((folder / "result.pickle").read_bytes())
     private = folder / "keys" / "plant.pem"
-    public = new_key(private)
-    result = export_bundle(run, folder / "bundle", key=private, parity_inputs=2000, fuzz_inputs=2000)
-    return Exported(run, result, folder / "bundle", private, public)
+    return Exported(RunFolder.open(folder / "run"), result, folder / "bundle", private, private.with_suffix(".pem.pub"))

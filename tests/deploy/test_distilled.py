@@ -19,6 +19,9 @@ from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
 from controlkit.replay import LoggedTransitions
 from deploy.export.judge import Judge
+from deploy.export.onnx_export import OPSET
+from deploy.export.tape import record
+from deploy.export.translate import translate
 from tests.deploy.plants import fitted
 
 
@@ -49,7 +52,6 @@ class Scores(torch.nn.Module):
         return torch.cat(self.judge.score(observation, action, following), dim=-1)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of the exporter itself
 @pytest.mark.parametrize("observer", [False, True])
 def test_the_graph_computes_the_distilled_reward_of_the_run(tmp_path: Path, observer: bool) -> None:
     data, config, _ = fitted()
@@ -82,15 +84,8 @@ def test_the_graph_computes_the_distilled_reward_of_the_run(tmp_path: Path, obse
     assert not torch.allclose(reward[:, 0], models.reward(*asked), rtol=1e-3, atol=1e-3)
 
     names = ["observation", "action", "following"]
-    torch.onnx.export(
-        Scores(judge).eval(),
-        asked,
-        tmp_path / "judge.onnx",
-        input_names=names,
-        dynamo=True,
-        opset_version=18,
-        verbose=False,
-    )
-    session = onnxruntime.InferenceSession(tmp_path / "judge.onnx")
+    scores = Scores(judge).eval()
+    model = translate(record(lambda *inputs: [scores(*inputs)], asked), names, ["scores"], OPSET)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
     (found,) = session.run(None, {name: x.numpy() for name, x in zip(names, asked, strict=True)})
     torch.testing.assert_close(torch.from_numpy(found), torch.cat([reward, evidence], dim=-1), rtol=1e-4, atol=1e-4)

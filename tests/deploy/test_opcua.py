@@ -555,7 +555,7 @@ def test_nodes_that_are_none(settings: dict[str, Any], message: str) -> None:
 
 
 def test_without_asyncua_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "deploy.runtime.opcua_values")
+    monkeypatch.delitem(sys.modules, "deploy.runtime.opcua_codec")
     monkeypatch.setitem(sys.modules, "asyncua", None)
     with pytest.raises(ControlkitError, match=r"Install controlkit\[opcua\]"):
         OpcUaPlant(tank(), "opc.tcp://127.0.0.1:1", security=INSECURE)

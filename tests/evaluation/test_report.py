@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib import image
 
 from controlkit.artifacts import RunFolder
-from controlkit.errors import ControlkitError
+from controlkit.errors import ArtifactError, ControlkitError
 from controlkit.evaluation import EXIT_CODES, Report, evaluate, write_report
 from controlkit.evaluation.candidates import of_run
+from controlkit.evaluation.pictures import WIDTH, picture
+from controlkit.evaluation.report import FIGURES
 from controlkit.progress import Silent
 from tests.evaluation.conftest import LinearPlant
 
@@ -29,8 +32,10 @@ SECTIONS = [
     "back-test",
     "support",
     "limits",
+    "regimes",
     "trajectories",
     "actuators",
+    "risks",
     "next",
     "reproducibility",
 ]
@@ -157,7 +162,7 @@ def test_every_plot_has_a_name_and_every_chooser_a_label(page: Elements) -> None
 
 def test_json_is_plain_and_versioned(written: Path, report: Report) -> None:
     content = json.loads((written / "report.json").read_text(encoding="utf-8"), parse_constant=no_number)
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["verdict"] == report.verdict
     assert content["reasons"] == list(report.reasons)
     assert [candidate["name"] for candidate in content["candidates"]] == ["one", "two"]
@@ -180,6 +185,7 @@ def test_a_full_disk_leaves_the_earlier_report(report: Report, tmp_path: Path, m
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr("controlkit.evaluation.pictures.picture", lambda figure: b"picture")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ControlkitError, match="No space left"):
         write_report(report, tmp_path)
@@ -187,6 +193,63 @@ def test_a_full_disk_leaves_the_earlier_report(report: Report, tmp_path: Path, m
     assert (tmp_path / "report.html").read_text() == "earlier"
     assert (tmp_path / "report.json").read_text() == "{}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_every_plot_is_a_picture_too_and_none_is_empty(page: Elements, written: Path) -> None:
+    places = {attrs["id"] for _, attrs in page.found if attrs.get("class") == "plot"}
+    pictures = sorted((written / FIGURES).iterdir())
+    assert {path.stem for path in pictures} == places
+    for path in pictures:
+        pixels = image.imread(path)[..., :3]
+        assert pixels.shape[1] == WIDTH
+        drawn = (pixels < 0.95).any(axis=2)
+        assert drawn.any(axis=0).mean() > 0.5  # from left to right
+        assert drawn.any(axis=1).mean() > 0.3  # from top to bottom
+
+
+def test_a_picture_takes_texts_that_are_markup_elsewhere() -> None:
+    axis = {"title": {"text": "$x_{&lt;b&gt; y"}}
+    trace = {
+        "x": [0, 1, 2],
+        "y": [0.0, None, 1.0],
+        "mode": "lines",
+        "name": r"$\frac",
+        "line": {"color": "#000", "dash": "dot"},
+    }
+    drawn = picture({"data": [trace], "layout": {"height": 200, "xaxis": axis, "yaxis": axis}})
+    assert drawn.startswith(b"\x89PNG")
+    assert drawn == picture({"data": [trace], "layout": {"height": 200, "xaxis": axis, "yaxis": axis}})
+
+
+def test_a_new_report_replaces_the_pictures_and_another_folder_of_figures_stays(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controlkit.evaluation.pictures.picture", lambda figure: b"picture")
+    (tmp_path / FIGURES).mkdir()
+    (tmp_path / FIGURES / "mine.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"holds no plot-gain\.png"):
+        write_report(report, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FIGURES]
+    (tmp_path / FIGURES / "plot-gain.png").write_text("of an earlier report")
+    (tmp_path / FIGURES / "plot-limits-7.png").write_text("of an earlier report")
+    write_report(report, tmp_path)
+    assert (tmp_path / FIGURES / "plot-gain.png").read_text() == "picture"
+    assert not (tmp_path / FIGURES / "plot-limits-7.png").exists()
+
+
+def test_regimes_risks_and_envelope_of_every_candidate_are_in_the_json(report: Report) -> None:
+    content = report.content
+    names = [regime["name"] for regime in content["regimes"]["members"]]
+    assert sum(regime["share"] for regime in content["regimes"]["members"]) == pytest.approx(1.0, abs=1e-4)
+    for candidate in content["candidates"]:
+        assert [regime["name"] for regime in candidate["regimes"]] == names
+        assert [each["tag"] for each in candidate["envelope"]["ranges"]] == ["x", "d.oor", "u"]
+        assert candidate["risks"]
+        assert all(risk["evidence"] and risk["mitigation"] for risk in candidate["risks"])
+        assert set(candidate["term_values"]) == set(candidate["terms"]) == set(content["operator"]["terms"])
+        for each in (candidate["distributions"][0], content["operator"]["distributions"][0]):
+            assert sum(each["share"]) == pytest.approx(1.0, abs=1e-4)
+            assert each["rates"] == sorted(each["rates"])
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
@@ -202,5 +265,7 @@ def test_a_browser_draws_every_plot_without_an_error(written: Path, tmp_path: Pa
     )
     drawn = re.search(r'data-drawn="(\d+)"', done.stdout)
     assert drawn is not None
-    assert int(drawn.group(1)) == 12  # four for all, four for each of two candidates
+    places = re.findall(r'class="plot[^"]*" id="(plot-[a-z]+-?\d*)"', done.stdout)
+    assert int(drawn.group(1)) == len(places) == len(list((written / FIGURES).iterdir()))
+    assert len(places) >= 18  # four for all, seven or eight for each of two candidates
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -19,10 +19,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What is added to a command of the README so that it takes seconds; everything else runs as it is printed.
 SMALL = """
-    dynamics.members=3 dynamics.elites=2 dynamics.hidden=[] dynamics.max_epochs=2
+    dynamics.members=3 dynamics.elites=2 dynamics.hidden=[] dynamics.max_epochs=2 dynamics.max_rows=1000
     reward.networks=2 reward.hidden=[32,32] reward.updates=40 reward.behaviour_updates=40 reward.snapshots=2
+    reward.distil_updates=40
     rollout.length=10 rollout.starts=50 rollout.every=50
-    policy.hidden=[32,32] policy.updates=100
+    policy.hidden=[32,32] policy.warm_start=20 policy.updates=100
 """.split()
 REDUCED: dict[str, list[str]] = {
     "collect": ["--episodes", "3"],
@@ -85,6 +86,7 @@ def test_the_reduced_size_is_a_valid_and_smaller_run(tmp_path: Path) -> None:
     usual, small = RunConfig.load(tmp_path / "run.yaml"), RunConfig.load(tmp_path / "run.yaml", SMALL)
     assert small.dynamics.max_epochs < usual.dynamics.max_epochs
     assert small.reward.updates < usual.reward.updates
+    assert small.reward.distil_updates < usual.reward.distil_updates
     assert small.policy.updates < usual.policy.updates
 
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from controlkit.ingest.sources.opened import Opened
     from controlkit.ingest.sources.staging import Reader
 
-__all__ = ["StagedLog", "StagedSource", "stage_sources"]
+__all__ = ["StagedLog", "StagedSource", "read_all", "stage_sources"]
+
+# Reads the sources of readers, in their order, into the stage and the quarantine of a log, or gives it another stage.
+ReadAll = Callable[["Sequence[Reader]", StagedLog, Progress], StagedLog]
 
 _MOST = 2**15 - 1  # sources: their numbers are int16
 
@@ -35,6 +38,7 @@ def stage_sources(
     *,
     progress: Progress | None = None,
     now_ns: int | None = None,
+    read: ReadAll | None = None,
 ) -> StagedLog:
     """Reads a log of any size into a stage on disk.
 
@@ -44,6 +48,7 @@ def stage_sources(
         scratch: folder for the stage; it needs 32 bytes a sample.
         progress: what the reading reports to.
         now_ns: the time of the ingest, in ns since 1970; stamps more than `log.future_s` after it are quarantined.
+        read: how the records are read; by default source after source.
 
     Raises:
         DataError: a source cannot be read, is given twice, has a column, tag or unit that the plant file does not
@@ -72,15 +77,21 @@ def stage_sources(
         Stage(scratch / "samples", used), (), Quarantine(), tuple(reader.source.place for reader in readers)
     )
     bar.start("read", len(readers))
-    for number, reader in enumerate(readers):
-        reader.stage(number, log.stage, log.quarantine, _counted(bar))
-        bar.advance()
+    log = (read or read_all)(readers, log, bar)
     _refuse_twice([reader.source for reader in readers])  # the content of a query is known only now
     log = replace(log, sources=tuple(_described(readers)))
     _require_tags(spec, used, readers, log)
     for reader in readers:
         for warning in reader.clock.warnings:
             bar.message(warning)
+    return log
+
+
+def read_all(readers: Sequence[Reader], log: StagedLog, bar: Progress) -> StagedLog:
+    """Reads source after source into the log's stage and quarantine."""
+    for number, reader in enumerate(readers):
+        reader.stage(number, log.stage, log.quarantine, _counted(bar))
+        bar.advance()
     return log
 
 

@@ -176,6 +176,11 @@ class Clock:
         local, offset = stamps.local_ns[stamps.readable], stamps.offset_min[stamps.readable]
         return int(to_utc(local, offset, self._zone)[0].min())
 
+    @property
+    def kinds(self) -> frozenset[bool]:
+        """Whether the stamps that were read were without a zone: True, False, or both, which `read` refuses."""
+        return frozenset(self._kinds)
+
     # The form --------------------------------------------------------------------------------------------------------
 
     def _settle_numbers(self, column: pa.Array) -> None:

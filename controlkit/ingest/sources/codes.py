@@ -63,6 +63,20 @@ class Codes:
         """Whether a 0 was seen, and nothing that tells what it means."""
         return self._zero and self._da == self._ua and not self._good_word
 
+    @property
+    def zero_means(self) -> tuple[bool, bool, bool]:
+        """What was seen that tells what a 0 means."""
+        return self._da, self._ua, self._good_word
+
+    @property
+    def zero_seen(self) -> bool:
+        """Whether a 0 was seen."""
+        return self._zero
+
+    def take_unknown(self, words: Iterable[str]) -> None:
+        """Takes over unknown words that were met elsewhere in the source."""
+        self._unknown |= dict.fromkeys(words)
+
     def look(self, texts: Iterable[str | None]) -> None:
         """Takes note of codes that tell what a 0 means."""
         for text in texts:

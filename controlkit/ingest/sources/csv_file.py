@@ -19,7 +19,7 @@ import numpy.typing as npt
 from controlkit.errors import DataError
 from controlkit.files import sha256_of
 from controlkit.ingest.columns import Columns, recognise
-from controlkit.ingest.sources.opened import BATCH, Batch, Rejected
+from controlkit.ingest.sources.opened import BATCH, Batch, Part, Rejected
 from controlkit.ingest.sources.text_file import BLOCK, HEAD, Lines, TextFile
 from controlkit.ingest.sources.values import decimal_mark
 from controlkit.spec import PlantSpec
@@ -91,10 +91,19 @@ class CsvFile:
     def batches(self, size: int = BATCH) -> Iterator[Batch]:
         """All records, see `Opened`."""
         first = True
-        for lines in self._text.blocks(max(SMALLEST, BLOCK * size // BATCH)):
+        for lines in self._text.blocks(_block(size)):
             if first:
                 lines, first = self._after_header(lines), False
             yield from self._taken_apart(lines)
+
+    def split(self) -> list[Part]:
+        """Parts of the file, see `Parted`."""
+        return self._text.split(_block(BATCH))
+
+    def batches_of(self, part: Part) -> Iterator[Batch]:
+        """The records of a part, see `Parted`."""
+        for lines in self._text.blocks(_block(BATCH), part):
+            yield from self._taken_apart(self._after_header(lines) if lines.first == 1 else lines)
 
     def place(self, row: int) -> str:
         """File and line."""
@@ -205,6 +214,11 @@ class CsvFile:
         for record in csv.reader(lines, delimiter=self._delimiter):
             if len(record) == len(columns.names):
                 yield from (record[i] for i in values if i is not None)
+
+
+def _block(size: int) -> int:
+    """Bytes of a block of about `size` records."""
+    return max(SMALLEST, BLOCK * size // BATCH)
 
 
 def _record(line: bytes, delimiter: str, width: int) -> list[str] | str:

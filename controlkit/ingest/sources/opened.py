@@ -6,9 +6,9 @@ stamps into UTC, text into numbers, quality codes into `Code`, units into the pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,37 @@ class Batch:
     records: pa.RecordBatch
     row: npt.NDArray[np.int64]
     rejected: tuple[Rejected, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a source whose batches are those of the whole, so that parts may be read apart from each other.
+
+    Attributes:
+        start, stop: what of the source: blocks of a text file, row groups of a Parquet file.
+        row: number of the first record or line.
+        offset: where the first line begins, in bytes; of a text file.
+        weight: bytes, about.
+    """
+
+    start: int
+    stop: int
+    row: int
+    offset: int
+    weight: int
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """A source that may be read in parts."""
+
+    def split(self) -> Sequence[Part]:
+        """Parts that follow each other and are all of the source; a single one where it cannot be taken apart."""
+        ...
+
+    def batches_of(self, part: Part) -> Iterator[Batch]:
+        """The batches of a part: put after each other, those of all parts are those of `Opened.batches`."""
+        ...
 
 
 class Opened(Protocol):

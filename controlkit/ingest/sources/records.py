@@ -39,6 +39,16 @@ class Tally:
             self.first_ns = first if self.first_ns is None else min(self.first_ns, first)
             self.last_ns = last if self.last_ns is None else max(self.last_ns, last)
 
+    def add(self, other: Tally) -> None:
+        """Takes what was read of another part of the source."""
+        self.rows, self.samples, self.ignored = (
+            self.rows + other.rows, self.samples + other.samples, self.ignored + other.ignored,
+        )  # fmt: skip
+        self.seen |= other.seen
+        for stamp in (other.first_ns, other.last_ns):
+            if stamp is not None:
+                self.span(np.array([stamp], dtype=np.int64))
+
 
 def combined(cells: Values, quality: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """`Code` of each cell: of the cell where it holds no value, else of the record's quality."""

@@ -72,7 +72,14 @@ class Reader:
         )
         self._look()
 
-    def stage(self, number: int, stage: Stage, quarantine: Quarantine, advance: Callable[[int], None]) -> None:
+    def stage(
+        self,
+        number: int,
+        stage: Stage,
+        quarantine: Quarantine,
+        advance: Callable[[int], None],
+        batches: Iterator[Batch] | None = None,
+    ) -> None:
         """Reads all records.
 
         Args:
@@ -80,12 +87,13 @@ class Reader:
             stage: takes its samples; its tags are all that are not ignored, in the plant file's order.
             quarantine: takes what cannot be used.
             advance: is told how many records have been read since.
+            batches: some of the source's, where not all are to be read.
 
         Raises:
             DataError: an unknown tag, another unit than the plant file's, or what `Clock` and `Codes` refuse.
         """
         self._source_number, self._stage, self._quarantine = number, stage, quarantine
-        for batch in ahead(self.source.batches()):
+        for batch in ahead(self.source.batches() if batches is None else batches):
             if len(batch.row):
                 if self._columns.form == "long":
                     self._long(batch)

@@ -16,7 +16,7 @@ import numpy as np
 from controlkit.errors import DataError
 from controlkit.files import sha256_of
 from controlkit.ingest.columns import recognise
-from controlkit.ingest.sources.opened import BATCH, Batch
+from controlkit.ingest.sources.opened import BATCH, Batch, Part
 from controlkit.ingest.sources.presets import find_roles
 from controlkit.ingest.sources.values import is_number, is_text
 from controlkit.spec import PlantSpec
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PARQUET = (".parquet", ".pq", ".parq")
 ARROW = (".arrow", ".feather", ".ipc", ".arrows")
+_BATCHES = 2  # full ones that a part of a file has, at least
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -65,10 +66,25 @@ class TableFile:
 
     def batches(self, size: int = BATCH) -> Iterator[Batch]:
         """All records, see `Opened`."""
+        pieces = _parquet(self._path, size) if is_parquet(self._path) else _arrow(self._path, size)
+        return self._numbered(pieces, 0)
+
+    def split(self) -> list[Part]:
+        """Parts of the file, see `Parted`; a single one where it is not Parquet."""
+        if not is_parquet(self._path):
+            return [Part(0, 1, 0, 0, self._path.stat().st_size)]
+        with _readable(self._path):
+            return _groups(self._path, BATCH)
+
+    def batches_of(self, part: Part) -> Iterator[Batch]:
+        """The records of a part, see `Parted`."""
+        pieces = _parquet(self._path, BATCH, part) if is_parquet(self._path) else _arrow(self._path, BATCH)
+        return self._numbered(pieces, part.row)
+
+    def _numbered(self, pieces: Iterator[pa.RecordBatch], start: int) -> Iterator[Batch]:
         import pyarrow as pa
 
-        start, names = 0, [str(i) for i in range(len(self.columns.names))]
-        pieces = _parquet(self._path, size) if is_parquet(self._path) else _arrow(self._path, size)
+        names = [str(i) for i in range(len(self.columns.names))]
         with _readable(self._path):
             for records in pieces:
                 count = records.num_rows
@@ -132,11 +148,30 @@ def _schema(path: Path) -> tuple[pa.Schema, bool]:
         return _opened_arrow(stream).schema, True
 
 
-def _parquet(path: Path, size: int) -> Iterator[pa.RecordBatch]:
+def _parquet(path: Path, size: int, part: Part | None = None) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
+    parts = _groups(path, size) if part is None else [part]
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=size)
+        for one in parts:
+            yield from file.iter_batches(batch_size=size, row_groups=list(range(one.start, one.stop)))
+
+
+def _groups(path: Path, size: int) -> list[Part]:
+    """Row groups of a Parquet file, so many together that hardly a batch of them is smaller than `size`."""
+    import pyarrow.parquet as pq
+
+    found: list[Part] = []
+    with pq.ParquetFile(path) as file:
+        data = file.metadata
+        begin, row, rows, weight = 0, 0, 0, 0
+        for i in range(data.num_row_groups):
+            group = data.row_group(i)
+            rows, weight = rows + group.num_rows, weight + group.total_byte_size
+            if rows >= _BATCHES * size or i + 1 == data.num_row_groups:
+                found.append(Part(begin, i + 1, row, 0, weight))
+                begin, row, rows, weight = i + 1, row + rows, 0, 0
+    return found
 
 
 def _arrow(path: Path, size: int) -> Iterator[pa.RecordBatch]:

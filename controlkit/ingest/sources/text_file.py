@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controlkit.errors import DataError
+from controlkit.ingest.sources.opened import Part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,16 +72,22 @@ class TextFile:
         """Lets go of the head, of which there may be thousands at a time."""
         self.head = b""
 
-    def blocks(self, size: int = BLOCK) -> Iterator[Lines]:
-        """All lines, about `size` bytes at a time.
+    def blocks(self, size: int = BLOCK, part: Part | None = None) -> Iterator[Lines]:
+        """All lines, or those of a part, about `size` bytes at a time.
 
         Raises:
             DataError: the file ends in the middle of its packing, or holds no lines.
         """
         decoder = codecs.getincrementaldecoder(self.encoding)("replace")
-        rest, number, mark = b"", 1, len(self._mark)
+        rest, number, mark, left = b"", 1, len(self._mark), -1
         with self._stream() as stream:
-            while True:
+            if part is not None and part.start:
+                stream.seek(part.offset)
+                rest, number, mark = stream.read(part.start * size - part.offset), part.row, 0
+            if part is not None:
+                left = part.stop - part.start
+            while left:
+                left -= 1
                 read = stream.read(size)
                 content = self._decoded(read[mark:], decoder, last=not read)
                 mark = 0
@@ -99,6 +106,32 @@ class TextFile:
                     number += whole.count(b"\n")
                 if not read:
                     return
+
+    def split(self, size: int = BLOCK) -> list[Part]:
+        """Parts of one block each; a single one of a file that is packed, or not in UTF-8.
+
+        A part begins where a block without the end of a line does not come before: a line that goes on and on lies in
+        one part.
+        """
+        length = self.path.stat().st_size
+        whole = Part(0, length // size + 2, 1, 0, length)  # the last read finds nothing, and ends the file
+        if self._packing is not None or self.encoding != "utf-8" or self._returns or length <= size:
+            return [whole]
+        begins = [(0, 1, 0)]  # block, line, byte
+        line, start = 1, 0
+        with self._stream() as stream:
+            for block in range(length // size + 1):
+                read = stream.read(size)
+                line += read.count(b"\n")
+                cut = read.rfind(b"\n") + 1
+                start = block * size + cut if cut else start
+                if cut and (block + 1) * size < length:
+                    begins.append((block + 1, line, start))
+        ends = [block for block, _, _ in begins[1:]] + [whole.stop]
+        return [
+            Part(block, end, line, offset, min(end * size, length) - block * size)
+            for (block, line, offset), end in zip(begins, ends, strict=True)
+        ]
 
     def _decoded(self, content: bytes, decoder: codecs.IncrementalDecoder, last: bool = False) -> bytes:
         if self.encoding == "utf-8":  # a line with bytes that are no UTF-8 comes to light when it is taken apart

@@ -1,0 +1,113 @@
+"""The run's networks as the controller graph asks them: a command, an expected change, log odds of a transition."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from controlkit.models.actor import Actor, BehaviourClone
+from controlkit.models.discriminator import DiscriminatorEnsemble
+from controlkit.models.ensemble import GaussianEnsemble
+from controlkit.models.linear_prediction import LinearPrediction, Prediction
+from controlkit.models.observer import ObserverEnsemble
+from deploy.export.lean import LeanMLP, lean
+from deploy.export.stages import take
+
+
+class LeanActor(nn.Module):
+    """The policy's mean command: (B, O) -> (B, m), engineering units."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        self.actor = lean(copy.deepcopy(actor))
+        self.belief = None if actor.belief is None else LeanDynamics(actor.belief)
+        self.net = LeanMLP(actor.net, len(actor.reach))
+        del self.actor.net, self.actor.belief
+
+    def forward(self, observation: Tensor) -> Tensor:
+        actor = self.actor
+        x = take(actor.input_scaler(observation), actor.inputs)
+        if self.belief is not None:
+            x = torch.cat([x, self._expected(observation, self.belief)], dim=-1)
+        command: Tensor = actor.centre + actor.reach * torch.tanh(self.net(x))
+        return command
+
+    def _expected(self, observation: Tensor, belief: LeanDynamics) -> Tensor:
+        """As `Actor.features` has it: the next state tags if the last commands stay, scaled as the current ones are."""
+        scaled = belief(observation, take(observation, self.actor.previous)).mean(dim=1)
+        expected = take(observation, belief.state_slots) + belief.change_scaler.invert(scaled)
+        centre, spread = self.actor.input_scaler.centre, self.actor.input_scaler.spread
+        return (expected - take(centre, belief.state_slots)) / take(spread, belief.state_slots)
+
+
+class LeanClone(nn.Module):
+    """The cloned operator's mean command before it is clamped: (B, O) -> (B, m), engineering units."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, clone: BehaviourClone) -> None:
+        super().__init__()
+        self.input_scaler, self.action_scaler = copy.deepcopy(clone.input_scaler), copy.deepcopy(clone.action_scaler)
+        self.net = LeanMLP(clone.net, len(clone.low))
+        self.register_buffer("low", clone.low.clone())
+        self.register_buffer("high", clone.high.clone())
+
+    def forward(self, observation: Tensor) -> Tensor:
+        command: Tensor = self.action_scaler.invert(self.net(self.input_scaler(observation)))
+        return command
+
+
+class LeanDynamics(nn.Module):
+    """The mean scaled change of every member of an ensemble: (B, O), (B, m) -> (B, E, S)."""
+
+    state_slots: Tensor
+
+    def __init__(self, ensemble: GaussianEnsemble) -> None:
+        super().__init__()
+        self.members = ensemble.members
+        self.register_buffer("state_slots", ensemble.state_slots.clone())
+        self.change_scaler = copy.deepcopy(ensemble.change_scaler)
+        self.observers = lean(copy.deepcopy(ensemble)) if isinstance(ensemble, ObserverEnsemble) else None
+        if self.observers is None:
+            self.input_scaler = copy.deepcopy(ensemble.input_scaler)
+            self.net = LeanMLP(ensemble.net, len(ensemble.state_slots))
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        if self.observers is not None:
+            return self.observers.scaled_change(observation, action)[0].transpose(0, 1)
+        flat: Tensor = self.net(self.input_scaler(torch.cat([observation, action], dim=-1)))
+        return flat.reshape(len(flat), self.members, -1)
+
+
+class LeanDiscriminator(nn.Module):
+    """Log odds of a scaled change by every discriminator: (B, O), (B, m), (B, S) -> (B, K)."""
+
+    inputs: Tensor
+
+    def __init__(self, judge: DiscriminatorEnsemble) -> None:
+        super().__init__()
+        self.members = judge.members
+        self.register_buffer("inputs", judge.inputs.clone())
+        self.input_scaler, self.change_scaler = copy.deepcopy(judge.input_scaler), copy.deepcopy(judge.change_scaler)
+        self.prediction = lean(copy.deepcopy(judge.prediction)) if judge.prediction is not None else None
+        self.net = LeanMLP(judge.net, 1)
+
+    def forward(self, observation: Tensor, action: Tensor, change: Tensor) -> Tensor:
+        scaled = self.input_scaler(torch.cat([observation, action], dim=-1))
+        seen = [take(scaled, self.inputs)]
+        if self.prediction is not None:
+            seen.append(self.prediction.current_products(scaled))
+            change = (change - _predicted(self.prediction, observation, action, scaled)) / self.prediction.spread
+        flat: Tensor = self.net(torch.cat([*seen, change], dim=-1))
+        return flat
+
+
+def _predicted(prediction: Prediction, observation: Tensor, action: Tensor, scaled: Tensor) -> Tensor:
+    """The prediction's scaled change, a linear one's as one product with its offset."""
+    if isinstance(prediction, LinearPrediction):
+        return torch.addmm(prediction.bias, prediction.features(scaled), prediction.weight)
+    predicted: Tensor = prediction(observation, action, scaled)
+    return predicted
