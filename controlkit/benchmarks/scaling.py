@@ -7,6 +7,9 @@ Tasks:
   own work: the time of the sweep on one worker less the seconds that the runs measured, per run; with it comes what the
   first run waits for its process.
 
+- `growth`, `growth-quick`, `growth-tags`, `workers`: how ingest and training grow with the data, see `growth.py`; they
+  are measured where they are named.
+
 Ray's own start is a figure of its own. Timings mean something only on a machine that does nothing else.
 """
 
@@ -24,6 +27,8 @@ from typing import Any
 import numpy as np
 
 from controlkit.artifacts import commit
+from controlkit.benchmarks.growth import TASKS as GROWTH
+from controlkit.benchmarks.growth import measure_growth
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
 from controlkit.cluster import connect
 from controlkit.config import RunConfig
@@ -73,7 +78,7 @@ def run_suite(out: Path, seeds: int, progress: Progress, *, tasks: Sequence[str]
         out: folder for `results.json` and `table.md`.
         seeds: how often each sweep is timed.
         progress: is told of each sweep.
-        tasks: which; all where none is named.
+        tasks: which; those of `TASKS` where none is named.
         sizes: of the sweep.
 
     Returns:
@@ -83,8 +88,11 @@ def run_suite(out: Path, seeds: int, progress: Progress, *, tasks: Sequence[str]
         ControlkitError: an unknown task, a machine of too few cores, or a run that failed.
     """
     for name in tasks:
-        if name not in TASKS:
-            raise ControlkitError(f"unknown '{name}'", where="benchmark scaling --tasks", cure=nearest(name, TASKS))
+        if name not in (known := (*TASKS, *GROWTH)):
+            raise ControlkitError(f"unknown '{name}'", where="benchmark scaling --tasks", cure=nearest(name, known))
+    grown = measure_growth(out, [name for name in tasks if name in GROWTH], progress)
+    if tasks and "sweep" not in tasks:
+        return _written(out, grown)
     if (os.cpu_count() or 1) < sizes.workers:
         raise ControlkitError(
             f"{sizes.workers} workers need as many cores", where="benchmark scaling", cure="Take a larger machine."
@@ -105,6 +113,10 @@ def run_suite(out: Path, seeds: int, progress: Progress, *, tasks: Sequence[str]
         Record(SUITE, "sweep", method, metric, value, error, seeds, 0, seconds, commit(), sha256, machine())
         for method, metric, value, error in _figures(timed, sizes)
     ]
+    return _written(out, [*records, *grown])
+
+
+def _written(out: Path, records: Sequence[Record]) -> str:
     write_results(out, records)
     table = _table(records)
     write_text(out / "table.md", table)
@@ -178,5 +190,12 @@ def _table(records: Sequence[Record]) -> str:
     for record in records:
         goal, more = GOALS.get(record.metric, (None, True))
         verdict = "" if goal is None else f"{'at least' if more else 'at most'} {goal:g}"
-        rows.append((record.metric, record.method, f"{record.value:.3g} ± {record.stderr:.2g}", verdict))
+        rows.append(
+            (
+                record.metric,
+                f"{record.method}{'' if record.task == 'sweep' else f', {record.task}'}",
+                f"{record.value:.3g} ± {record.stderr:.2g}",
+                verdict,
+            )
+        )
     return markdown_table(("metric", "method", "value", "goal"), rows)

@@ -79,7 +79,7 @@ def silhouette(points: Floats, labels: Integers) -> float:
 
 
 def _spread_out(points: Floats, k: int, rng: np.random.Generator) -> Floats:
-    centres = points[rng.integers(len(points))][None]
+    centres: Floats = points[rng.integers(len(points), size=1)]
     while len(centres) < k:
         far = _squared(points, centres).min(axis=1)
         total = far.sum()

@@ -127,7 +127,7 @@ def _signed(value: float | None) -> str:
 def _links(plant: Mapping[str, Any]) -> str:
     found = [(plant[kind] + tail, words) for kind, words, tail in _LINKS if plant[kind]]
     made = (f'<a href="{html.escape(quote(path))}">{words}</a>' for path, words in found)
-    return " ".join(made) or '<span class="soft">none</span>'
+    return " ".join(made) or '<span class="soft">no files</span>'
 
 
 def _asset(name: str) -> str:

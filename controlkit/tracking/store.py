@@ -7,6 +7,7 @@ else is an address as MLflow takes it: `http://host:5000`, `sqlite:////data/mlfl
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import socket
@@ -79,9 +80,14 @@ def quiet() -> Iterator[None]:
     """Settings that MLflow reads from the environment, for the length of a block; a user's own win."""
     missing = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
     os.environ.update(missing)
+    loggers = {logger: logger.level for logger in (logging.getLogger("mlflow"), logging.getLogger("alembic"))}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
         for name in missing:
             os.environ.pop(name, None)
 

@@ -41,10 +41,15 @@ def verify_bundle(path: str | Path, public_key: Path | None = None) -> list[Chec
     Returns:
         The checks in order; the bundle is good if all are ok.
     """
+    return examine_bundle(path, public_key)[0]
+
+
+def examine_bundle(path: str | Path, public_key: Path | None = None) -> tuple[list[Check], Bundle | None]:
+    """As `verify_bundle`, with the bundle that was checked; `None` where it cannot be read."""
     try:
         bundle = load_bundle(path, public_key)
     except ControlkitError as problem:
-        return [Check("files, hashes, signature", False, str(problem))]
+        return [Check("files, hashes, signature", False, str(problem))], None
     manifest = bundle.manifest
     if bundle.trusted:
         signature = f"signed by the given key {manifest.signer}"
@@ -61,12 +66,12 @@ def verify_bundle(path: str | Path, public_key: Path | None = None) -> list[Chec
     try:
         session = open_session(bundle)
     except ArtifactError as problem:
-        return [*checks, Check("graph", False, str(problem))]
+        return [*checks, Check("graph", False, str(problem))], bundle
     checks.append(Check("graph", True, f"{len(INPUTS)} inputs, {len(OUTPUTS)} outputs as described"))
     worst, failures = _golden(session, manifest)
     detail = f"{len(manifest.golden)} steps, largest difference {worst:.1e} of the span"
     checks.append(Check("golden vectors", not failures, failures[0] if failures else detail))
-    return checks
+    return checks, bundle
 
 
 def open_session(bundle: Bundle) -> Any:

@@ -1,4 +1,5 @@
-"""The checks of transitions: was what happened likely, and is what comes next familiar and inside the limits?"""
+"""The checks of what was computed: was what happened likely, is what comes next familiar and inside the limits, and was
+a command cut?"""
 
 from __future__ import annotations
 
@@ -12,7 +13,11 @@ from controlkit.spec import PlantSpec
 from deploy.bundle.manifest import SHIFT, STRETCH
 from deploy.bundle.safety import SafetyConfig, Thresholds
 from deploy.export.slots import MAX_SHORTFALL
-from deploy.export.stages import Notes, limited, within
+from deploy.export.stages import CommandStage, Notes, every, limited, within
+
+# Share of a span by which a wish must be cut before a flag says so: a policy that is content with full power is not
+# cut.
+CUT = 1e-4
 
 
 class Observed(NamedTuple):
@@ -156,3 +161,39 @@ class PredictedCheck(nn.Module):
         low, high = self.low[:count], self.high[:count]
         notes.margins += [(predicted - end).abs() / (high - low) for end in (low, high)]
         return Predicted(checks, room.amin(dim=-1, keepdim=True))
+
+
+def note_cuts(
+    commands: CommandStage,
+    wishes: tuple[Tensor, Tensor],
+    action: Tensor,
+    trust: Tensor,
+    window: tuple[Tensor, Tensor],
+    notes: Notes,
+) -> None:
+    """Flags wishes that had a part in the action: beyond the absolute limits, or inside these but out of reach.
+
+    Args:
+        commands: with the absolute limits.
+        wishes: (B, m) of the policy and of the fallback.
+        action: (B, m) what became of them.
+        trust: (B, 1) the policy's part.
+        window: (B, m) lowest and highest command in reach.
+        notes: flags go here.
+    """
+    c, slack, (low, high) = commands, CUT * commands.span, window
+    counting = (torch.where(trust > 0.0, wishes[0], action), torch.where(trust < 1.0, wishes[1], action))
+    # Both wishes side by side: half the operators.
+    part = torch.cat(counting, dim=-1)  # (B, 2m)
+    reached = limited(part, _twice(c.low), _twice(c.high))
+    notes.ok["clamped"] = every(within(part, _twice(c.low - slack), _twice(c.high + slack)))
+    notes.ok["rate_limited"] = every(within(reached, _twice(low - slack), _twice(high + slack)))
+    for value in wishes:
+        for wanted, ends in ((value, (c.low, c.high)), (c.clamp(value), (low, high))):
+            bounds = (ends[0] - slack, ends[1] + slack)
+            notes.margins += [(wanted - bound).abs() / c.span for bound in bounds]
+
+
+def _twice(x: Tensor) -> Tensor:
+    """(..., m) -> (..., 2m)."""
+    return torch.cat([x, x], dim=-1)

@@ -16,7 +16,7 @@ from controlkit.layout import Layout
 from controlkit.spec import PlantSpec
 from deploy.bundle.manifest import SHIFT, STRETCH
 from deploy.bundle.safety import SafetyConfig, Thresholds
-from deploy.export.checks import ObservedCheck, PredictedCheck
+from deploy.export.checks import ObservedCheck, PredictedCheck, note_cuts
 from deploy.export.entry import EntryChecks
 from deploy.export.fallback import FallbackStage, Situation
 from deploy.export.judge import Judge
@@ -24,10 +24,6 @@ from deploy.export.networks import LeanActor
 from deploy.export.sensing import SensingStage
 from deploy.export.slots import FLAGS, MAX_AGE_S, MAX_MAGNITUDE, history_needed, output_slots, state_layout
 from deploy.export.stages import CommandStage, Conjunctions, Notes, at_most, every, limited, number, take, within
-
-# Share of a span by which a wish must be cut before a flag says so: a policy that is content with full power is not
-# cut.
-CUT = 1e-4
 
 # Neighbouring groups of the state that are computed together.
 JOINED = {"samples": "counts", "commands": "counts", "ewma": "sums", "cusum": "sums"}
@@ -73,8 +69,6 @@ class ControllerGraph(nn.Module):
     dt_instead: Tensor
     shift: Tensor
     next_index: Tensor
-    slot_low: Tensor
-    slot_high: Tensor
 
     def __init__(self, spec: PlantSpec, models: Models, thresholds: Thresholds, safety: SafetyConfig) -> None:
         super().__init__()
@@ -135,8 +129,6 @@ class ControllerGraph(nn.Module):
         )
         self.register_buffer("shift", torch.from_numpy(layout.shift_index))
         self.register_buffer("next_index", torch.tensor(following))
-        self.register_buffer("slot_low", torch.from_numpy(self.state_layout.low))
-        self.register_buffer("slot_high", torch.from_numpy(self.state_layout.high))
         self.eval().requires_grad_(False)
 
     def forward(
@@ -251,7 +243,7 @@ class ControllerGraph(nn.Module):
         shared = fallback + trust * (policy - fallback)
         blend = torch.where(trust >= 1.0, policy, shared)
         action = c.clamp(limited(blend, low, high))
-        self._note_cuts(wish, fb.wish, action, trust, low, high, notes)
+        note_cuts(c, (wish, fb.wish), action, trust, (low, high), notes)
 
         foreseen = full & model_ok
         return GraphOutputs(
@@ -285,32 +277,3 @@ class ControllerGraph(nn.Module):
     def _state(self, **groups: Tensor) -> Tensor:
         """The parts of the state in their order: (B, S)."""
         return torch.cat([groups[name] for name in self.parts], dim=-1)
-
-    def _note_cuts(
-        self,
-        wish: Tensor,
-        fallback_wish: Tensor,
-        action: Tensor,
-        trust: Tensor,
-        low: Tensor,
-        high: Tensor,
-        notes: Notes,
-    ) -> None:
-        """Flags wishes that had a part in the action: beyond the absolute limits, or inside these but out of reach."""
-        c, slack = self.commands, CUT * self.commands.span
-        counting = (torch.where(trust > 0.0, wish, action), torch.where(trust < 1.0, fallback_wish, action))
-        # Both wishes side by side: half the operators.
-        part = torch.cat(counting, dim=-1)  # (B, 2m)
-        lowest, highest = _twice(c.low), _twice(c.high)
-        reached = limited(part, lowest, highest)
-        notes.ok["clamped"] = every(within(part, _twice(c.low - slack), _twice(c.high + slack)))
-        notes.ok["rate_limited"] = every(within(reached, _twice(low - slack), _twice(high + slack)))
-        for value in (wish, fallback_wish):
-            for wanted, ends in ((value, (c.low, c.high)), (c.clamp(value), (low, high))):
-                bounds = (ends[0] - slack, ends[1] + slack)
-                notes.margins += [(wanted - bound).abs() / c.span for bound in bounds]
-
-
-def _twice(x: Tensor) -> Tensor:
-    """(..., m) -> (..., 2m)."""
-    return torch.cat([x, x], dim=-1)

@@ -1,4 +1,4 @@
-"""The first stage: which samples may be used, what stands in for those that may not, and for how long."""
+"""What stands in for a sample that is not good, for how long, and which samples may be used."""
 
 from __future__ import annotations
 

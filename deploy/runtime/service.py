@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controlkit.errors import ArtifactError, ControlkitError
 from controlkit.files import write_text
-from deploy.bundle.store import Bundle, load_bundle
-from deploy.bundle.verify import verify_bundle
+from deploy.bundle.store import Bundle
+from deploy.bundle.verify import examine_bundle
 from deploy.runtime.audit import AuditLog
 from deploy.runtime.clock import NS, Clock, SystemClock
 from deploy.runtime.control import Control, ControlSocket
@@ -56,10 +56,12 @@ def verified_bundle(path: Path, public_key: Path | None) -> Bundle:
     Raises:
         ArtifactError: a check failed.
     """
-    for check in verify_bundle(path, public_key):
+    checks, bundle = examine_bundle(path, public_key)
+    for check in checks:
         if not check.ok:
             raise ArtifactError(f"{check.name}: {check.detail}", where=str(path), cure="See 'controlkit verify'.")
-    return load_bundle(path, public_key)
+    assert bundle is not None  # or the first check failed
+    return bundle
 
 
 class Runtime:

@@ -217,6 +217,8 @@ class Supervisor:
         if self.modes.mode == "ARMED" and (why := self._watch.disarms(reading, self._sensing, self._writer.confirmed)):
             faults["disarmed"] = why
             self._fall(why)
+        if self.modes.mode == "ARMED" and (why := self._watch.lost_write(reading, self._writer.acknowledged)):
+            faults["write_lost"] = why
         ready = self._watch.readiness(reading, self._sensing, self.slots.active, self._healthy, self.audit.problem)
         change = self.modes.climb(ready)
         if change is not None and change.after == "ARMED":
@@ -391,7 +393,7 @@ class Supervisor:
         self._sensing = Sensing(self.spec)
         self._last_ns = self._standby_ns = None
         self._compute_ms = self._jump = 0.0
-        self._writer.confirmed = None
+        self._writer.confirmed = self._writer.acknowledged = None
         for slot in (self.slots.active, self.slots.standby):
             if slot is not None:
                 slot.restart()

@@ -71,6 +71,22 @@ class Watch:
                 return f"somebody else moved {moved}"
         return "" if self._alive else "the plant's heartbeat has stopped"
 
+    def lost_write(self, reading: PlantReading, acknowledged: str | None) -> str:
+        """Whether the plant has forgotten what it said it took; empty if not.
+
+        A command that hardly changes is confirmed although its write was lost. The lease is another text every period,
+        and goes in the same request.
+
+        Args:
+            reading: of this cycle, already seen.
+            acknowledged: the lease that it took in the cycle before.
+        """
+        if acknowledged is None or reading.lease is None or reading.lease == acknowledged:
+            return ""
+        if self._lease.state != "held":
+            return ""  # another one's: a reason of its own
+        return "the plant does not show what it said it took: writes are lost"
+
     def readiness(
         self, reading: PlantReading, sensing: Sensing, slot: Slot, healthy_cycles: int, audit_problem: str
     ) -> Readiness:

@@ -53,6 +53,8 @@ class Writer:
         """(m,) what the plant showed after the last write, if that was the command."""
         self.echo: Commands = np.full(len(self._tags), np.nan, dtype=np.float32)
         """(m,) what the plant showed after the last write; NaN where it did not say."""
+        self.acknowledged: str | None = None
+        """The lease that the plant said in the last cycle it took; `None` where none was written, or it said no such."""
 
     def send(
         self, mode: Mode, result: StepResult | None, tick: Tick, faults: dict[str, str], *, claim: bool, quiet: bool
@@ -86,7 +88,7 @@ class Writer:
             heartbeat=self._heartbeat if (armed or advising) and "heartbeat_controller" in has else None,
             lease=self._lease_text(mode, armed or (claim and not quiet)) if "lease" in has else None,
         )
-        self.confirmed = None
+        self.confirmed = self.acknowledged = None
         if request == WriteRequest():
             return False
         answer = self._plant.write(request, self._left(tick) * (0.5 if armed else 1.0))
@@ -95,6 +97,8 @@ class Writer:
         for name, why in answer.refused.items():
             self._counters["refused"] += 1
             faults[f"refused.{name}"] = f"the plant refused '{name}': {why}"
+        if not answer.problem and "lease" not in answer.refused:
+            self.acknowledged = request.lease
         if not armed or result is None:
             return False
         self._counters["writes"] += 1

@@ -31,6 +31,8 @@ VERBS = (
     "operate",
     "audit",
     "shadow",
+    "runs",
+    "fleet",
     "benchmark",
     "study",
     "export-minari",
@@ -90,7 +92,7 @@ def test_no_verb_is_empty_and_no_other_verb_exists(run: Run) -> None:
     _, out, _ = run("--help")
     listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.startswith("  ")]
     assert [word for word in listed if word in VERBS] == list(VERBS)
-    code, _, err = run("fleet")
+    code, _, err = run("flotilla")
     assert code == 2
     assert "No such command" in err
 

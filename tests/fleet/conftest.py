@@ -33,6 +33,7 @@ def order(folder: Path, **changes: Any) -> dict[str, Any]:
         run=str(folder / "run.yaml"),
         sources=(str(folder / "log.csv"),),
         quick=True,
+        gamma=0.5,
     )
     return asdict(plain) | changes
 

@@ -15,7 +15,7 @@ from controlkit.fleet.running import record_of
 from controlkit.fleet.stages import Stages
 
 FLEET = {
-    "defaults": {"run": "run.yaml", "evaluate": {"quick": True}},
+    "defaults": {"run": "run.yaml", "evaluate": {"quick": True, "gamma": 0.5}},
     "plants": [
         {"name": "bad", "plant": "nowhere.yaml", "sources": ["log.csv"]},
         {"name": "tank", "plant": "plant.yaml", "sources": ["log.csv"]},

@@ -1,4 +1,4 @@
-"""The index page: everything in text, sortable in a browser without a network, whole on a phone, hostile names inert."""
+"""The index page: all of it in text, sortable without a network, whole on a phone, hostile names inert."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLANTS = (
     PlantRecord("column-10", "column", "done", "", "", "GO TO SHADOW", Gain(0.0423, 0.01, 0.08, "(degC)²"),
                 report="plants/column-10/run/report.html", quality="plants/column-10/data/quality.html",
                 bundle="plants/column-10/bundle"),
-    PlantRecord("column-9", "", "failed", "check", "column-9.yaml, line 3: tags.flow: unknown key. Did you mean 'low'?"),
+    PlantRecord("column-9", "", "failed", "check", "column-9.yaml, line 3: flow: unknown key. Did you mean 'low'?"),
     PlantRecord("dryer", "dryer", "done", "", "not exported: NO VERDICT", "NO VERDICT", Gain(None, None, None, "m")),
     PlantRecord("kiln", "", "lost", "train", "its worker process died or its machine was lost, at each of 3 tries"),
     PlantRecord("mill", "", "waiting"),

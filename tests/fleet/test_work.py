@@ -16,10 +16,8 @@ from controlkit.files import read_json, write_json
 from controlkit.fleet.stages import Stages
 from controlkit.fleet.work import run_plant
 from controlkit.progress import Silent
-from deploy.bundle import load_bundle
 from deploy.bundle.signing import new_key
 from tests import small_plant
-from tests.deploy.plants import write_run
 from tests.fleet.conftest import order, write_log
 
 Says = Callable[[str], None]
@@ -136,12 +134,14 @@ def test_only_a_go_is_exported_and_a_bundle_does_not_outlive_it(
 ) -> None:
     from deploy.export import exporter
 
-    real, other = exporter.export_bundle, write_run(place / "exported")
+    asked = []
 
     def export(run: RunFolder, out: Path, *, key: Path, progress: Silent) -> None:
-        # The gates do not let so short a training pass, so it is another run that is exported.
-        assert run.path == place / "out/plants/tank/run"
-        real(other, out, key=key, progress=progress, parity_inputs=50, fuzz_inputs=50)
+        # The gates do not let so short a training pass; what they let pass is tested with them.
+        asked.append((run.path, key))
+        out.mkdir()
+        for name in ("controller.onnx", "manifest.json", "manifest.sig"):
+            (out / name).write_text(name)
 
     monkeypatch.setattr(exporter, "export_bundle", export)
     public = new_key(place / "plant.pem")
@@ -150,7 +150,8 @@ def test_only_a_go_is_exported_and_a_bundle_does_not_outlive_it(
     record = run_plant(order(place, seed=7, **signed))
     assert (record["state"], record["bundle"], record["done"][-1]) == ("done", True, "export")
     bundle = place / "out/plants/tank/bundle"
-    assert load_bundle(bundle, public).trusted
+    assert bundle.is_dir()
+    assert asked == [(place / "out/plants/tank/run", place / "plant.pem")]
     assert run_plant(order(place, seed=7, **signed))["done"] == ()
     record = run_plant(order(place, seed=7, key=str(public)))
     assert (record["state"], record["stage"]) == ("failed", "export")

@@ -141,6 +141,7 @@ def test_the_run_of_a_ledger_that_this_store_does_not_have_is_made(tracker: Trac
 def test_a_bundle_becomes_a_version_of_the_plants_model(tracker: Tracker, place: Path) -> None:
     run = write_run(place / "exported")
     write_json(run.path / "report.json", report_of(run.path))
+    (run.path / "metrics.csv").write_text("updates\n1\n")
     export_bundle(run, place / "bundle", parity_inputs=50, fuzz_inputs=50)
     progress = Silent()
     for _ in range(2):

@@ -183,3 +183,17 @@ def test_a_heartbeat_that_does_not_move_stands_in_the_way() -> None:
     rig = Rig()
     told = [rig.stands(heartbeat=3)[1] for _ in range(5)]
     assert told == ["", "", "", *["the plant's heartbeat does not move"] * 2]
+
+
+def test_a_write_that_the_plant_forgot_shows_in_the_lease() -> None:
+    rig = Rig()
+    rig.disarms()
+    taken = rig.lease.text(True)
+    assert rig.watch.lost_write(replace(rig.reading, lease=taken), taken) == ""
+    assert "writes are lost" in rig.watch.lost_write(rig.reading, taken)  # still the text before
+    assert "writes are lost" in rig.watch.lost_write(replace(rig.reading, lease=""), taken)
+    for unknown in (replace(rig.reading, lease=None), PlantReading(problem="no answer")):
+        assert rig.watch.lost_write(unknown, taken) == ""
+    assert rig.watch.lost_write(rig.reading, None) == ""  # nothing was written, or it was not taken
+    rig.disarms(lease="stranger 7")
+    assert rig.watch.lost_write(rig.reading, taken) == ""  # another one's: said by `disarms`

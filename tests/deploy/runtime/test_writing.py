@@ -203,3 +203,16 @@ def test_the_lease_is_released_at_the_end() -> None:
     plant.writer.release()
     plant.writer.release()
     assert [request for request, _ in plant.plant.written] == [WriteRequest(lease="")]
+
+
+def test_the_lease_that_was_taken_is_kept_for_the_next_read() -> None:
+    rigged = rig()
+    request = rigged.send("ARMED", result())
+    assert request is not None
+    assert rigged.writer.acknowledged == request.lease is not None
+    assert rigged.send("ARMED", None) is None
+    assert rigged.writer.acknowledged is None  # nothing was written in this cycle
+    for answer in (WriteResult({"lease": "BadNotWritable"}), WriteResult(problem="no answer")):
+        spoiled = rig(result=answer)
+        assert spoiled.send("ARMED", result()) is not None
+        assert spoiled.writer.acknowledged is None
