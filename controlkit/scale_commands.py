@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from controlkit.errors import ConfigError, ControlkitError
+
+INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
@@ -85,12 +88,16 @@ def sweep(
     ledger = Ledger(out, plan)
     share = gpus if gpus is not None else float(config.device == "cuda")
     table = RunTable(plan.total)
-    with shown(table) as say:
-        records = run_plan(
-            ledger, data, lambda: connect(address, cores=workers), table, say, retries=retries, gpus=share
-        )
-    with progress_bar() as progress:
-        summary = summarise(ledger, records, dataset, progress, quick=quick)
+    try:
+        with shown(table) as say:
+            records = run_plan(
+                ledger, data, lambda: connect(address, cores=workers), table, say, retries=retries, gpus=share
+            )
+        with progress_bar() as progress:
+            summary = summarise(ledger, records, dataset, progress, quick=quick)
+    except KeyboardInterrupt:
+        print(f"interrupted: {table.summary()}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     print(summary.table)
     if summary.run is not None:
         print(f"{summary.run}: {summary.verdict}; report: {out / 'report.html'}")

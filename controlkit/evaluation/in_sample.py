@@ -20,7 +20,8 @@ V(h) (Schucany and Sommers 1977).
 
 The operator's value, from which the gain is counted, is the same with w = 1: its next commands are its own. Only the
 value of a start state asks Q about the policy's command, once, and nothing is built on that. Where fewer steps are
-left, by (sum w)^2 / sum w^2 (Kish 1965), than `ROWS_PER_FEATURE` for each feature, nothing is said.
+left, by (sum w)^2 / sum w^2 (Kish 1965), than `ROWS_PER_FEATURE` for each feature, or where a member's value lies beyond
+all recorded rewards, of which a value is a mean, nothing is said.
 """
 
 from __future__ import annotations
@@ -143,6 +144,11 @@ class InSample:
         noise = torch.zeros(len(self._starts), own.shape[1])
         first = self._features(observation, command(policy, observation, noise, self._features.limits))
         values = self._values(2.0 * self._fit(weight) - self._fit(wide), with_one(first))
+        each = values.mean(dim=1)
+        worst, best = float(self._log.rewards[self.rows].min()), float(self._log.rewards[self.rows].max())
+        if not bool(((each >= worst) & (each <= best)).all()):
+            reason = f"its values lie beyond all recorded rewards, {worst:.4g} to {best:.4g}: they do not settle"
+            return InSampleValues(nothing, nothing, effective, needed, bandwidth, reason)
         return InSampleValues(values, values - self._operator, effective, needed, bandwidth)
 
     def _fit(self, weight: Tensor | None) -> Tensor:

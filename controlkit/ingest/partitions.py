@@ -17,6 +17,7 @@ refuses is done again by one process, so that the message is the same, too.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from controlkit.ingest.gaps import find_gaps
 from controlkit.ingest.part_work import (
     PartRead,
     Portion,
+    PortionRead,
     Refused,
     Span,
     SpanAligned,
@@ -107,7 +109,7 @@ class Partitions:
     ) -> StagedLog:
         """The samples of all parts and of the sources that are not read in parts, in the order of the sources."""
         pieces: dict[str, list[Piece]] = {tag: [] for tag in log.stage.tags}
-        waiting = [(portion, part) for part in parts for portion in part.portions]
+        waiting = deque((portion, part) for part in parts for portion in part.portions)
         added: set[int] = set()
         for number, reader in enumerate(readers):
             if not isinstance(reader.source, Parted):
@@ -117,7 +119,7 @@ class Partitions:
                     pieces[tag].append(Piece(own.path(tag), own.count(tag)))
                 continue
             while waiting and waiting[0][0].number == number:
-                portion, part = waiting.pop(0)
+                portion, part = waiting.popleft()
                 reader.tally.add(portion.tally)
                 reader.codes.take_unknown(portion.unknown)
                 portion.quarantine.give(log.quarantine)
@@ -229,9 +231,12 @@ def _shared(portions: Sequence[Portion], parts: int) -> list[list[Portion]]:
 
 def _not_alike(readers: Sequence[Reader], parts: Sequence[PartRead]) -> str | None:
     """Why parts of a source were not read as the whole would have been; None where they were."""
-    portions = [portion for part in parts for portion in part.portions]
-    for number, reader in enumerate(readers):
-        mine = [portion for portion in portions if portion.number == number]
+    found: dict[int, list[PortionRead]] = {}
+    for part in parts:
+        for portion in part.portions:
+            found.setdefault(portion.number, []).append(portion)
+    for number, mine in sorted(found.items()):
+        reader = readers[number]
         if len(frozenset().union(*(portion.kinds for portion in mine), reader.clock.kinds)) > 1:
             return f"{reader.source.location}: stamps with and without a zone"
         told = any(portion.zero_means != reader.codes.zero_means for portion in mine)

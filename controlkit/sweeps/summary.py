@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import controlkit
 from controlkit.artifacts import RunFolder
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import ArtifactError
 from controlkit.evaluation.assessment import evaluate
 from controlkit.evaluation.bootstrap import LEVEL
 from controlkit.evaluation.candidates import of_run
-from controlkit.evaluation.report import JSON, Report, write_report
-from controlkit.files import read_json, write_json, write_text
+from controlkit.evaluation.report import HTML, JSON, Report, write_report
+from controlkit.files import read_json, write_bytes, write_json, write_text
 from controlkit.progress import Progress
 from controlkit.sweeps.ledger import Ledger, RunRecord
 from controlkit.sweeps.winner import RULE, Standing, rank, winner_of
@@ -60,7 +61,8 @@ def summarise(
         quick: the quick form of the evaluation.
     """
     done = [record for record in records if record.state == "done"]
-    report = _report(ledger, done, data, progress, quick) if done else None
+    kept = _kept(ledger.folder, done, quick)
+    report = kept or (_judge(ledger, done, data, progress, quick) if done else None)
     standings = rank(records, report.content["candidates"] if report is not None else ())
     winner = winner_of(standings)
     run = ledger.folder / RUNS / winner.runs[0] if winner is not None else None
@@ -69,8 +71,11 @@ def summarise(
         if run is not None:
             report = _about(report, run.name)
             verdict = report.verdict
-            write_report(report, run)  # what 'export' asks for: the verdict that allows for the number of candidates
-        write_report(report, ledger.folder)
+        if kept is None or report.content != kept.content:
+            write_report(report, ledger.folder)
+        if run is not None:  # what 'export' asks for: the verdict that allows for the number of candidates
+            for name in (HTML, JSON):
+                write_bytes(run / name, (ledger.folder / name).read_bytes())
     summary = Summary(tuple(standings), tuple(records), run, verdict, "")
     summary = replace(summary, table=_markdown(summary, len(done)))
     write_text(ledger.folder / TABLE, summary.table)
@@ -89,12 +94,9 @@ def summarise(
     return summary
 
 
-def _report(
+def _judge(
     ledger: Ledger, done: Sequence[RunRecord], data: TransitionDataset, progress: Progress, quick: bool
 ) -> Report:
-    kept = _kept(ledger.folder, done, quick)
-    if kept is not None:
-        return kept
     candidates = [of_run(RunFolder.open(ledger.folder / RUNS / record.name)) for record in done]
     gamma = ledger.plan.gamma
     return evaluate(candidates, data, quick=quick, progress=progress, seed=EVALUATION_SEED, gamma=gamma)
@@ -102,11 +104,12 @@ def _report(
 
 def _kept(folder: Path, done: Sequence[RunRecord], quick: bool) -> Report | None:
     """The report of an earlier end of this sweep, where it judges the same policies in the same form."""
-    if not ((folder / SUMMARY).is_file() and (folder / JSON).is_file()):
+    if not all((folder / name).is_file() for name in (SUMMARY, JSON, HTML)):
         return None
     try:
         before, content = read_json(folder / SUMMARY), read_json(folder / JSON)
         same = before["policies"] == _policies(done) and before["quick"] == quick
+        same = same and content["provenance"]["version"] == controlkit.__version__
         names = {found["name"] for found in content["candidates"]}
         report = Report(content["verdict"], tuple(content["reasons"]), content)
     except (ArtifactError, KeyError, TypeError):

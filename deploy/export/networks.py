@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from controlkit.models.actor import Actor, BehaviourClone
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.models.ensemble import GaussianEnsemble
-from controlkit.models.linear_prediction import LinearPrediction, Prediction
+from controlkit.models.linear_prediction import LinearPrediction, ObserverPrediction, Prediction
 from controlkit.models.observer import ObserverEnsemble
 from deploy.export.lean import LeanMLP, lean
+from deploy.export.observers import lean_observers
 from deploy.export.stages import take
 
 
@@ -70,12 +71,20 @@ class LeanDynamics(nn.Module):
         self.members = ensemble.members
         self.register_buffer("state_slots", ensemble.state_slots.clone())
         self.change_scaler = copy.deepcopy(ensemble.change_scaler)
-        self.observers = lean(copy.deepcopy(ensemble)) if isinstance(ensemble, ObserverEnsemble) else None
-        if self.observers is None:
+        self.bilinear, self.observers = None, None
+        if isinstance(ensemble, ObserverEnsemble):
+            plain = copy.deepcopy(ensemble)
+            plain.drop_idle_perceptrons()
+            self.bilinear = lean_observers(plain)
+            self.observers = lean(plain) if self.bilinear is None else None
+        else:
             self.input_scaler = copy.deepcopy(ensemble.input_scaler)
             self.net = LeanMLP(ensemble.net, len(ensemble.state_slots))
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        if self.bilinear is not None:
+            change: Tensor = self.bilinear(observation, action)
+            return change
         if self.observers is not None:
             return self.observers.scaled_change(observation, action)[0].transpose(0, 1)
         flat: Tensor = self.net(self.input_scaler(torch.cat([observation, action], dim=-1)))
@@ -89,6 +98,8 @@ class LeanDiscriminator(nn.Module):
 
     def __init__(self, judge: DiscriminatorEnsemble) -> None:
         super().__init__()
+        prediction = judge.prediction
+        self.observer = LeanDynamics(prediction.observer) if isinstance(prediction, ObserverPrediction) else None
         self.members = judge.members
         self.register_buffer("inputs", judge.inputs.clone())
         self.input_scaler, self.change_scaler = copy.deepcopy(judge.input_scaler), copy.deepcopy(judge.change_scaler)
@@ -100,14 +111,14 @@ class LeanDiscriminator(nn.Module):
         seen = [take(scaled, self.inputs)]
         if self.prediction is not None:
             seen.append(self.prediction.current_products(scaled))
-            change = (change - _predicted(self.prediction, observation, action, scaled)) / self.prediction.spread
+            change = (change - self._predicted(self.prediction, observation, action, scaled)) / self.prediction.spread
         flat: Tensor = self.net(torch.cat([*seen, change], dim=-1))
         return flat
 
-
-def _predicted(prediction: Prediction, observation: Tensor, action: Tensor, scaled: Tensor) -> Tensor:
-    """The prediction's scaled change, a linear one's as one product with its offset."""
-    if isinstance(prediction, LinearPrediction):
+    def _predicted(self, prediction: Prediction, observation: Tensor, action: Tensor, scaled: Tensor) -> Tensor:
+        """The prediction's scaled change, a linear one's as one product with its offset: (B, S)."""
+        if self.observer is not None:
+            predicted: Tensor = self.observer(observation, action)
+            return predicted.squeeze(1)
+        assert isinstance(prediction, LinearPrediction)
         return torch.addmm(prediction.bias, prediction.features(scaled), prediction.weight)
-    predicted: Tensor = prediction(observation, action, scaled)
-    return predicted

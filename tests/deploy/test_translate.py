@@ -13,7 +13,9 @@ import torch
 
 from controlkit.errors import GateError
 from controlkit.models.layers import Activation, BatchedMLP
+from controlkit.models.observer import ObserverEnsemble
 from deploy.export.lean import LeanMLP
+from deploy.export.observers import MOST_NUMBERS, lean_observers
 from deploy.export.stages import Conjunctions
 from deploy.export.tape import record
 from deploy.export.translate import translate
@@ -140,3 +142,45 @@ def test_conjunctions_are_what_they_say() -> None:
         ok = [bool(bits >> k & 1) for k in range(6)]
         expected = {"all": all(ok), "a": ok[0] and ok[1], "picked": ok[3] and ok[5], "either": all(ok[3:]) or ok[2]}
         assert {name: bool(held) for name, held in sets(torch.tensor([ok])).items()} == expected
+
+
+@pytest.mark.parametrize(("depth", "known"), [(3, 2), (1, 0), (0, 1)])
+def test_bilinear_observers_are_the_observers(depth: int, known: int) -> None:
+    """However far from zero a plant is operated; two nodes for each step along the window."""
+    generator = torch.Generator().manual_seed(1)
+    states, commands = 2, 1
+    frames = states + known
+    # The newest frame first, as an observation has it; then the past commands.
+    at = torch.arange((depth + 1) * frames).reshape(depth + 1, frames).flip(0)
+    commands_at = torch.arange(depth * commands).reshape(depth, commands).flip(0) + at.numel()
+    size = at.numel() + depth * commands
+    ensemble = ObserverEnsemble(
+        size, (at[:, :states], at[:, states:], commands_at), members=3, hidden=(), act="silu", generator=generator
+    )
+    with torch.no_grad():
+        for name, parameter in ensemble.named_parameters():
+            parameter.add_((0.03 if "bilinear" in name else 0.2) * torch.randn(parameter.shape, generator=generator))
+        for scaler, centre, spread in ((ensemble.input_scaler, 300.0, 5.0), (ensemble.change_scaler, 0.01, 0.2)):
+            scaler.centre.copy_(centre + torch.rand(scaler.centre.shape, generator=generator))
+            scaler.spread.copy_(spread + torch.rand(scaler.spread.shape, generator=generator))
+        observation = 300.0 + 5.0 * torch.randn(6, size, generator=generator)
+        action = 300.0 + 5.0 * torch.randn(6, commands, generator=generator)
+        small = lean_observers(ensemble)
+        assert small is not None
+        found = small(observation, action)
+        expected = ensemble.double().scaled_change(observation.double(), action.double())[0].transpose(0, 1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    operators = nodes(lambda *inputs: [small(*inputs)], observation, action)
+    assert operators.count("MatMul") == depth + 1 + (depth > 0 and known > 0)
+
+
+def test_observers_whose_matrices_are_too_large_or_not_linear_keep_stepping() -> None:
+    at = torch.arange(40).reshape(2, 20)
+    window, generator = (at[:, :16], at[:, 16:], torch.tensor([[40]])), torch.Generator().manual_seed(0)
+    assert 2 * 16 * 30 * (20 + 4 * 17 + 1) + 16 * 16 * 30 * 5 < MOST_NUMBERS
+
+    def fast(members: int, hidden: tuple[int, ...]) -> bool:
+        observers = ObserverEnsemble(41, window, members=members, hidden=hidden, act="silu", generator=generator)
+        return lean_observers(observers) is not None
+
+    assert [fast(30, ()), fast(80, ()), fast(2, (3,))] == [True, False, False]

@@ -59,7 +59,7 @@ def reduced(words: list[str]) -> list[str]:
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     settings = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(words, cwd=folder, env=settings, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(words, cwd=folder, env=settings, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_commands_are_found_as_a_shell_reads_them() -> None:

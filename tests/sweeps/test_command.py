@@ -59,6 +59,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> OneAfterAnother:
 
     monkeypatch.setattr("controlkit.cluster.connect", connect)
     monkeypatch.setattr("controlkit.evaluation.assessment.QUICK", TINY)
+    # Plots cost more than all else here, and have tests of their own.
+    monkeypatch.setattr("controlkit.evaluation.pictures.picture", lambda figure: b"")
+    monkeypatch.setattr("controlkit.morec.learn_world.plot_health", lambda *arguments: None)
     return only
 
 

@@ -20,13 +20,13 @@ from controlkit.morec.train import train
 from controlkit.progress import Silent
 from controlkit.tracking import VARIABLE, Tracker, open_tracker, record_runs, tracked
 from controlkit.tracking.store import without_secrets
-from deploy.export.exporter import export_bundle
+from deploy.bundle import load_bundle
 from tests import small_plant
-from tests.deploy.plants import write_run
 
 mlflow = pytest.importorskip("mlflow")
 pytest.importorskip("alembic")
 
+BUNDLE = Path(__file__).parents[1] / "deploy" / "schema1" / "bundle"
 ESTIMATE = {"value": 0.25, "low": 0.125, "high": 0.5}
 
 
@@ -139,22 +139,21 @@ def test_the_run_of_a_ledger_that_this_store_does_not_have_is_made(tracker: Trac
 
 
 def test_a_bundle_becomes_a_version_of_the_plants_model(tracker: Tracker, place: Path) -> None:
-    run = write_run(place / "exported")
-    write_json(run.path / "report.json", report_of(run.path))
-    (run.path / "metrics.csv").write_text("updates\n1\n")
-    export_bundle(run, place / "bundle", parity_inputs=50, fuzz_inputs=50)
-    progress = Silent()
+    shutil.copytree(BUNDLE, place / "bundle")
+    manifest, progress = load_bundle(place / "bundle").manifest, Silent()
     for _ in range(2):
-        record_runs(tracker, [run.path], progress, bundle=place / "bundle")
+        record_runs(tracker, [place / "run"], progress, bundle=place / "bundle")
     assert progress.messages == []
-    (version,) = client(place).search_model_versions(f"name = '{run.spec.name}'")
-    assert version.tags["verdict"] == "GO TO SHADOW"
-    assert version.tags["data_sha256"] == run.data["data_sha256"]
+    (version,) = client(place).search_model_versions("name = 'tank'")
+    assert version.tags["verdict"] == manifest.evaluation.verdict
+    assert version.tags["data_sha256"] == manifest.training.data_sha256
+    assert version.tags["signer"] == manifest.signer
     assert version.tags["manifest_sha256"] == sha256_of(place / "bundle" / "manifest.json")
     stored = Path(version.source.removeprefix("file://"))
     assert (stored / "controller.onnx").read_bytes() == (place / "bundle" / "controller.onnx").read_bytes()
+    assert (stored / "manifest.sig").is_file()
     (place / "bundle" / "controller.onnx").write_bytes(b"changed")
-    record_runs(tracker, [run.path], progress, bundle=place / "bundle")
+    record_runs(tracker, [place / "run"], progress, bundle=place / "bundle")
     assert "does not match its hash" in progress.messages[0]
 
 
