@@ -64,8 +64,23 @@ class Sizes:
     grid: tuple[str, ...] = ("policy.behaviour_anchor=0,0.2,0.5,1",)
     seeds: int = 2
     workers: int = 2
-    episodes: int = 2
-    settings: tuple[str, ...] = ("policy.updates=1000", "reward.updates=300", "dynamics.max_epochs=10")
+    episodes: int = 1
+    settings: tuple[str, ...] = (
+        "dynamics.architecture=window",
+        "dynamics.hidden=[32]",
+        "dynamics.max_epochs=3",
+        "reward.method=noise",
+        "reward.coordinates=change",
+        "reward.networks=1",
+        "reward.snapshots=1",
+        "reward.hidden=[32]",
+        "reward.updates=200",
+        "reward.behaviour_updates=100",
+        "reward.distil=false",
+        "rollout.starts=50",
+        "policy.inputs=all",
+        "policy.updates=400",
+    )
 
 
 SIZES = Sizes()

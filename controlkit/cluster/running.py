@@ -38,7 +38,9 @@ class Cluster:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, ray: Any, *, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, ray: Any, *, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ray, self._patience_s, self._clock = ray, patience_s, clock
 
     @property
@@ -68,13 +70,10 @@ class Cluster:
         if len(set(names)) < len(names):
             repeated = next(name for name in names if names.count(name) > 1)
             raise ControlkitError(f"two items are called '{repeated}'", cure="Give every item a name of its own.")
-        for item in items:
-            if not self._fits(item):
-                raise ControlkitError(
-                    f"no machine has {_needs(item)}",
-                    where=item.name,
-                    cure="Ask for less, or add a machine that has them.",
-                )
+        for item in self._homeless(items):
+            raise ControlkitError(
+                f"no machine has {_needs(item)}", where=item.name, cure="Ask for less, or add a machine that has them."
+            )
         tell = on_event or (lambda event: None)
         found: dict[str, Outcome] = {}
         running = {self._begin(item, work): _Try(item, 1) for item in items}
@@ -94,13 +93,13 @@ class Cluster:
                     if event.outcome is not None:
                         found[event.name] = event.outcome
                     tell(event)
-                homeless = [] if ready else [stream for stream, one in running.items() if not self._fits(one.item)]
+                homeless = [] if ready else self._homeless([one.item for one in running.values()])
                 if not homeless:
                     homeless_since = None
                     continue
                 homeless_since = self._clock() if homeless_since is None else homeless_since
                 if self._clock() - homeless_since > self._patience_s:
-                    for stream in homeless:
+                    for stream in [stream for stream, one in running.items() if one.item in homeless]:
                         one = running.pop(stream)
                         event = _end(one, "lost", message=f"no machine is left that has {_needs(one.item)}")
                         assert event.outcome is not None
@@ -144,12 +143,15 @@ class Cluster:
             return _end(one, "done", value=content, seconds=seconds)
         return _end(one, "failed", message=str(content), seconds=seconds)
 
-    def _fits(self, item: Item) -> bool:
-        for node in self._ray.nodes():
-            has: Mapping[str, float] = node["Resources"] if node["Alive"] else {}
-            if has.get("CPU", 0.0) >= item.cores and has.get("GPU", 0.0) >= item.gpus:
-                return True
-        return False
+    def _homeless(self, items: Sequence[Item]) -> list[Item]:
+        """The items that fit on no machine there is, busy or not."""
+        machines: list[Mapping[str, float]] = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        sizes = {(item.cores, item.gpus) for item in items}
+        fits = {
+            (cores, gpus): any(has.get("CPU", 0.0) >= cores and has.get("GPU", 0.0) >= gpus for has in machines)
+            for cores, gpus in sizes
+        }
+        return [item for item in items if not fits[item.cores, item.gpus]]
 
     def _cancel(self, stream: Any) -> None:
         try:

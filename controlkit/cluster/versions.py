@@ -47,7 +47,7 @@ def read_versions(ray: Any, wait_s: float) -> Mapping[str, Versions]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     asked = {
-        node["NodeManagerAddress"]: ray.remote(look)
+        f"{node['NodeManagerAddress']} (node {node['NodeID'][:6]})": ray.remote(look)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
         .remote()
         for node in ray.nodes()

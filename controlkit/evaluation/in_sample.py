@@ -20,8 +20,8 @@ V(h) (Schucany and Sommers 1977).
 
 The operator's value, from which the gain is counted, is the same with w = 1: its next commands are its own. Only the
 value of a start state asks Q about the policy's command, once, and nothing is built on that. Where fewer steps are
-left, by (sum w)^2 / sum w^2 (Kish 1965), than `ROWS_PER_FEATURE` for each feature, or where a member's value lies beyond
-all recorded rewards, of which a value is a mean, nothing is said.
+left, by (sum w)^2 / sum w^2 (Kish 1965), than `ROWS_PER_FEATURE` for each feature, or where a member's value lies
+beyond all recorded rewards, of which a value is a mean, nothing is said.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ class RunTable:
         self._clock = clock
         self._rows: dict[str, _Row] = {}
         self._measured: list[float] = []
+        self._at_once = 1
 
     def add(self, runs: Sequence[Run]) -> None:
         """Runs that will follow."""
@@ -48,6 +49,7 @@ class RunTable:
         row = self._rows[event.name]
         if event.kind == "started":
             row.state, row.began, row.machine = "running", self._clock(), event.machine
+            self._at_once = max(self._at_once, sum(row.began is not None for row in self._rows.values()))
             return ""
         row.began = None
         if event.kind == "retried":
@@ -68,16 +70,19 @@ class RunTable:
         return f"{ended} of {self.total} runs{rest}"
 
     def eta_s(self) -> float | None:
-        """Seconds left, from the mean of the runs that were done here and as many at once as run now."""
+        """Seconds left, from the mean of the runs that were done here, and how many ran at once."""
         left = self.total - sum(row.ended for row in self._rows.values())
         running = [self._clock() - row.began for row in self._rows.values() if row.began is not None]
         if not self._measured or not left:
             return None
         mean = sum(self._measured) / len(self._measured)
-        return max(0.0, (left * mean - sum(min(spent, mean) for spent in running)) / max(1, len(running)))
+        work = left * mean - sum(min(spent, mean) for spent in running)
+        last = mean if left > len(running) else mean - min(mean, *running)
+        return max(work / self._at_once, last)
 
     def __rich__(self) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=self.summary(), title_justify="left", box=None, pad_edge=False)
         for column in ("run", "setting", "state", "time", ""):
@@ -88,9 +93,8 @@ class RunTable:
         shown += [row for row in rows if row.state == "waiting"][: MAX_ROWS - len(shown)]
         for row in shown:
             spent = self._clock() - row.began if row.began is not None else row.seconds
-            table.add_row(
-                row.run.name, row.run.label, row.state, _time(spent) if spent else "", row.note or row.machine
-            )
+            cells = (row.run.name, row.run.label, row.state, _time(spent) if spent else "", row.note or row.machine)
+            table.add_row(*(Text(cell) for cell in cells))  # as they are: brackets are no markup
         return table
 
 

@@ -5,8 +5,8 @@ Where a step function has no perceptron, each step of an observer (correction, t
     s <- s M_k + d_k,    M_k = (1 - G_k) (1 + B(w_k)),    d_k = m_k G_k (1 + B(w_k)) + e(w_k, u_k),
 
 with everything scaled: the state s, the measurement m_k, the known tags w_k, the commands u_k, the gain G_k. M_k and
-d_k are linear in 1, m_k, w_k, u_k and the products of w_k with the other two: two products of matrices give them for the
-whole window.
+d_k are linear in 1, m_k, w_k, u_k and the products of w_k with the other two: two products of matrices give them for
+the whole window.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from controlkit.models.observer import ObserverEnsemble
 from deploy.export.stages import take
-
 
 # Numbers that the matrices of all steps may have: beyond, stepping costs less than reading them.
 MOST_NUMBERS = 200_000

@@ -158,10 +158,10 @@ class _Writer:
             self._simple("Reshape", entry, [self._whole(source), self._constant(np.array(shape, dtype=np.int64))])
 
     def _reduce(self, entry: Entry) -> None:
-        x, axes = entry.arguments["self"], entry.arguments["dim"]
+        x, axes = entry.arguments["self"], entry.arguments.get("dim")
         axes = [axis % x.dim() for axis in (axes or range(x.dim()))]
         names = [self._whole(x), self._constant(np.array(axes, dtype=np.int64))]
-        self._simple(REDUCTIONS[entry.operation], entry, names, keepdims=int(entry.arguments["keepdim"]))
+        self._simple(REDUCTIONS[entry.operation], entry, names, keepdims=int(entry.arguments.get("keepdim", False)))
 
     def _concat(self, entry: Entry) -> None:
         parts = [self._whole(x) for x in entry.arguments["tensors"] if x.numel()]

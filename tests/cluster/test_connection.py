@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from controlkit.cluster import Cluster, Item, connect
+from controlkit.cluster import Cluster, Item, Outcome, connect
 from controlkit.cluster.versions import Versions, require_same
 from controlkit.errors import ControlkitError
 
@@ -68,6 +70,41 @@ def test_a_machine_with_another_version_is_named(package: str) -> None:
         require_same(mine, {"10.0.0.2": lacking})
 
 
+class Emptied:
+    """A Ray whose only machine goes as soon as something is begun."""
+
+    def __init__(self) -> None:
+        self.machines: list[dict[str, Any]] = [{"Alive": True, "Resources": {"CPU": 2.0}}]
+        self.cancelled: list[Any] = []
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.machines
+
+    def options(self, **options: Any) -> Emptied:
+        return self
+
+    def remote(self, work: Any, payload: Any = None) -> Any:
+        if payload is None:
+            return self
+        self.machines = [{"Alive": False, "Resources": {"CPU": 2.0}}]
+        return object()
+
+    def wait(self, streams: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return [], streams
+
+    def cancel(self, stream: Any, force: bool) -> None:
+        self.cancelled.append(stream)
+
+
+def test_an_item_waits_for_a_machine_that_may_come_back_but_not_for_ever() -> None:
+    ray, seconds = Emptied(), itertools.count()
+    cluster = Cluster(ray, patience_s=5.0, clock=lambda: float(next(seconds)))
+    (found,) = cluster.run([Item("one", {"x": 1}, cores=2)], print)
+    assert found == Outcome("one", "lost", message="no machine is left that has 2 cores")
+    assert len(ray.cancelled) == 1
+    assert 5 < next(seconds) < 20
+
+
 def test_two_items_of_one_name_are_refused() -> None:
     with pytest.raises(ControlkitError, match="two items are called 'a'"):
-        Cluster(None).run([Item("a"), Item("b"), Item("a")], print)
+        Cluster(Emptied()).run([Item("a"), Item("b"), Item("a")], print)

@@ -242,13 +242,13 @@ def test_the_table_says_how_far_it_is_and_how_long_it_takes() -> None:
     assert "gain 1.25 (0.25 to 2.25)" in line
     assert line.endswith("2 of 4 runs, about 10 s left")  # one is due now, one takes 10 s more
     assert "died; begun" in table.tell(Event(runs[2].name, "retried", message="it died; begun again"))
-    failed = Outcome(runs[2].name, "failed", message="no space")
-    assert "failed, no space; 3 of 4 runs" in table.tell(Event(runs[2].name, "failed", outcome=failed))
+    failed = Outcome(runs[2].name, "failed", message="no [/space] left")
+    assert "failed, no [/space] left; 3 of 4 runs" in table.tell(Event(runs[2].name, "failed", outcome=failed))
     from rich.console import Console
 
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table)
     shown = console.export_text()
     assert "3 of 4 runs" in shown
-    assert "no space" in shown
+    assert "no [/space] left" in shown
     assert "waiting" in shown
