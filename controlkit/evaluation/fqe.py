@@ -1,15 +1,15 @@
-"""Fitted Q evaluation (Le, Voloshin, Yue 2019, arXiv 1903.08738) of the recorded steps, with the model's value as the
-baseline: what recorded transitions say against the model, carried on to the policy's value.
+"""Fitted Q evaluation (Le, Voloshin, Yue 2019, arXiv 1903.08738) of what recorded steps say against the model.
 
-    Q = Q_model + C,   C(s, a) = E[d(s, a, s') + gamma C(s', pi(s'))]
-    d = (1 - gamma) r + gamma Q_model(s', pi(s')) - Q_model(s, a)
+    value = V_model + C,   C(s, a) = E[d(s, a, s') + gamma C(s', pi(s'))]
+    d = (1 - gamma) r + gamma V(s') - E_model[(1 - gamma) r + gamma V(s')]
 
-holds for any Q_model, so that C takes away what the model gets wrong wherever the log has seen it. Where the model is
-right d is noise without a mean, and C is small; plain fitted Q evaluation (Q_model = 0) has to find the whole value in
-its features, and what these cannot express it gets wrong far along a policy's way: docs/evaluation.md has the figures.
-It is a doubly robust estimate in the sense of Jiang and Li 2016 (arXiv 1511.03722), with regressions in place of
-importance weights, and shares its baseline with the model rollouts: it is a witness of the model's errors, not of its
-own. `in_sample.py` has one that sees no model.
+with V the model's own value of the policy (`model_values`) and V_model its rollouts'. By the simulation lemma (Kearns
+and Singh 2002) C is what the model's value lacks to the true one, if V is the model's value exactly, and but for a
+product of two small errors where it is not. Where the model is right d is noise without a mean, whatever V is, and C is
+small; plain fitted Q evaluation (V = 0) has to find the whole value in its features, and what these cannot express it
+gets wrong far along a policy's way: docs/evaluation.md has the figures. It is a doubly robust estimate in the sense of
+Jiang and Li 2016 (arXiv 1511.03722), with regressions in place of importance weights, and starts from the rollouts: it
+is a witness of the model's errors on recorded steps, not one by itself. `in_sample.py` has one that sees no model.
 
 C is linear in known features of (s, a) (`value_features`), its regressions are solved, not descended
 (`linear_values`), and every member of the ensemble sees its own block bootstrap sample of the log, so that the members'
@@ -31,8 +31,7 @@ from controlkit.errors import TrainingError
 from controlkit.evaluation.estimand import Estimand
 from controlkit.evaluation.limits import Limit, recorded_outside
 from controlkit.evaluation.linear_values import LinearRegression, Resamples, with_one
-from controlkit.evaluation.model_values import DRAWS as OUTCOMES
-from controlkit.evaluation.model_values import START_DRAWS, ModelValues
+from controlkit.evaluation.model_values import ModelValues
 from controlkit.evaluation.policies import EvaluatedPolicy, command
 from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.morec.log_support import thin
@@ -54,8 +53,8 @@ class FittedValues:
         outside: (P, M, N, L) the same of each limit's indicator: the discounted share of samples outside.
         bellman: (P,) what remains of the Bellman error, root mean square, in spreads of the reward.
         rows: (R,) recorded steps, evenly over the log; errors: (P, R) their temporal-difference errors
-            (1 - gamma) r + gamma Q(s', pi(s')) - Q(s, a), plant units per period, by the members that were not fitted
-            on them; NaN where all were.
+            d + gamma C(s', pi(s')) - C(s, a), plant units per period, by the members that were not fitted on them; NaN
+            where all were.
     """
 
     values: Tensor
@@ -86,7 +85,7 @@ def fit_values(
         starts: (N,) start rows, among the log's usable ones.
         estimand: gives discount and horizon.
         features: of states and commands; their limits are applied to every next command.
-        baseline: the model's value of the same policies; `None`: 0, which is plain fitted Q evaluation.
+        baseline: the model's values of the same policies; `None`: 0, which is plain fitted Q evaluation.
         members: M per policy.
         generator: bootstrap, a stochastic policy's draws.
         progress: one unit per policy.
@@ -114,9 +113,9 @@ def fit_values(
         after = after * (~over).unsqueeze(1)
         found = regression.iterate(torch.cat([left.unsqueeze(1), outside], dim=1), after, estimand.horizon)
         found = found / estimand.weight  # the sum is cut where rollouts are, and weighted as theirs
-        first, seen = step.starting(starts)  # (N,), (N, F + 1)
+        _, seen = step.following(starts)  # (N, F + 1)
         beyond = seen @ found  # (M, N, 1 + L)
-        value = first + beyond[..., 0]
+        value = beyond[..., 0] if baseline is None else baseline.start_value(number) + beyond[..., 0]
         if not bool(torch.isfinite(beyond).all()):
             raise TrainingError(
                 "fitted Q evaluation ends in values that are not numbers",
@@ -135,7 +134,7 @@ def fit_values(
 
 
 class _Step:
-    """One policy's next commands at recorded states, and the baseline there."""
+    """One policy's next commands at recorded states, and the model's values there."""
 
     def __init__(
         self,
@@ -150,38 +149,33 @@ class _Step:
         self.baseline, self.generator = baseline, generator
 
     def recorded(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Baseline of the recorded steps (T,), of the policy's steps after them (T,), features of these (T, F + 1)."""
+        """Of the recorded steps (T,): what the model expects of them, V of the states after them, features (T, F + 1)
+        of the policy's steps from there."""
         base = torch.zeros(len(rows), dtype=torch.float64)
         ahead, after = torch.zeros_like(base), torch.zeros(len(rows), self.features.size + 1, dtype=torch.float64)
         for first in range(0, len(rows), 8192):
             part = slice(first, first + 8192)
-            at = rows[part]
             if self.baseline is not None:
-                seen = self.log.observe(at)
-                base[part] = self.baseline.action_value(self.number, seen, self.log.actions[at], at, at).double()
-            ahead[part], after[part] = self._next(at + 1, at, DRAWS, OUTCOMES)
+                base[part] = self.baseline.expected(self.number, rows[part]).double()
+            ahead[part], after[part] = self.following(rows[part] + 1)
         return base, ahead, after
 
-    def starting(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Baseline (N,) and features (N, F + 1) of the policy's steps at recorded states."""
-        return self._next(rows, rows, DRAWS, START_DRAWS)
-
-    def _next(self, at: Tensor, known: Tensor, draws: int, outcomes: int) -> tuple[Tensor, Tensor]:
+    def following(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """V (B,) of recorded states and features (B, F + 1) of the policy's steps from them."""
         observation = self.log.observe(at)
-        base = torch.zeros(len(at), dtype=torch.float64)
+        value = torch.zeros(len(at), dtype=torch.float64)
         found = torch.zeros(len(at), self.features.size + 1, dtype=torch.float64)
         previous: Tensor | None = None
-        for number in range(draws):
+        for drawn in range(DRAWS):
             noise = torch.empty(len(at), len(self.log.layout.action_tags)).normal_(generator=self.generator)
             action = command(self.policy, observation, noise, self.features.limits)
             if previous is not None and torch.equal(action, previous):  # a deterministic policy: all draws are one
-                return base * (draws / number), found * (draws / number)
-            previous = action
-            found += with_one(self.features(observation, action)) / draws
+                return value * (DRAWS / drawn), found * (DRAWS / drawn)
+            previous, seen = action, self.features(observation, action)
+            found += with_one(seen) / DRAWS
             if self.baseline is not None:
-                own = self.baseline.action_value(self.number, observation, action, at, known, outcomes)
-                base += own.double() / draws
-        return base, found
+                value += self.baseline.state_value(self.number, seen).double() / DRAWS
+        return value, found
 
 
 def _in_parts(rows: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:

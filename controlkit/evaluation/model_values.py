@@ -1,14 +1,13 @@
-"""The model's own value of every policy as a function: what fitted Q evaluation starts from and corrects.
+"""The model's own value of every policy as a function: what fitted Q evaluation holds recorded steps against.
 
 A network per policy learns V(s), the discounted sum of rewards that rollouts from s have made, from the states that the
-policy itself comes to; rollouts are supervised targets, nothing is bootstrapped. One step of the model in front of it
-gives
+policy itself comes to; rollouts are supervised targets, nothing is bootstrapped. What the model expects of a recorded
+step,
 
-    Q_model(s, a) = E[(1 - gamma) r + gamma V(s')],   s' by the model that has not seen the row's block of time,
+    E_model[(1 - gamma) r + gamma V(s')],   s' by the model that has not seen the row's block of time,
 
-at any recorded step. How far a recorded step then departs from it, (1 - gamma) r + gamma Q_model(s', pi(s')) -
-Q_model(s, a), is zero in the mean where the model is right, and small: a control variate (Jiang and Li 2016,
-arXiv 1511.03722; Thomas and Brunskill 2016, arXiv 1604.00923).
+stands against what was recorded: a control variate (Jiang and Li 2016, arXiv 1511.03722; Thomas and Brunskill 2016,
+arXiv 1604.00923).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from controlkit.evaluation.estimand import Estimand
 from controlkit.evaluation.evaluation_model import EvaluationModel
-from controlkit.evaluation.model_rollouts import RolledOut
+from controlkit.evaluation.model_rollouts import RolledOut, values
 from controlkit.evaluation.policies import EvaluatedPolicy, command
 from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.models.layers import BatchedLinear, BatchedMLP
@@ -32,14 +31,14 @@ HIDDEN = (64, 64)
 BATCH = 256
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
 RIDGE = 1e-3
-# Outcomes of a step that are drawn at a recorded state; at a start state, of which there are few.
-DRAWS, START_DRAWS = 3, 8
+# Outcomes that are drawn of a recorded step.
+DRAWS = 3
 # Features beyond this many spreads count as this many: a value is not continued farther than rollouts went.
 FARTHEST = 10.0
 
 
 class ModelValues:
-    """V of every policy by the evaluation model, and Q one step before it.
+    """V of every policy by the evaluation model, and what this expects of recorded steps.
 
     Args:
         rolled: (P, K) rollouts of every policy in every fold's model.
@@ -71,12 +70,15 @@ class ModelValues:
         self._centre, self._spread = x.mean(dim=(0, 1)), x.std(dim=(0, 1)).clamp(min=1e-3)
         self._middle, self._scale = y.mean(dim=1, keepdim=True), y.std(dim=1, keepdim=True).clamp(min=1e-6)
         self._nets = _fit(self._scaled(x), (y - self._middle) / self._scale, updates, generator)
-        # Every recorded step has its own outcomes, the same ones before and after it and for all policies, so that most
-        # of their chance cancels in what the step says against the model.
-        draw = torch.Generator().manual_seed(0)
-        most, size = max(DRAWS, START_DRAWS), len(log.frames)
-        self._outcome = torch.rand(most, size, generator=draw)
-        self._hand = torch.empty(most, size, len(log.layout.action_tags)).normal_(generator=draw)
+        self._start = [values(list(folds)).mean(dim=0) for folds in rolled]  # (N,) each
+        # Every recorded step has its own outcomes, the same ones for all policies.
+        draw, size = torch.Generator().manual_seed(0), len(log.frames)
+        self._outcome = torch.rand(DRAWS, size, generator=draw)
+        self._hand = torch.empty(DRAWS, size, len(log.layout.action_tags)).normal_(generator=draw)
+
+    def start_value(self, number: int) -> Tensor:
+        """(N,) value of policy `number` from each start state, by its rollouts."""
+        return self._start[number]
 
     def state_value(self, number: int, features: Tensor) -> Tensor:
         """V of policy `number` from features of a state and its command there: (B, F) -> (B,)."""
@@ -85,35 +87,24 @@ class ModelValues:
         return (found * self._scale[number] + self._middle[number]).squeeze(-1)
 
     @torch.no_grad()
-    def action_value(
-        self, number: int, observation: Tensor, action: Tensor, rows: Tensor, known: Tensor, draws: int = DRAWS
-    ) -> Tensor:
-        """Q of policy `number`: (B,).
-
-        Args:
-            number: which policy goes on after the step.
-            observation, action: (B, O), (B, m) the step.
-            rows: (B,) rows of the log that the observations are of; exogenous tags go on as recorded from there.
-            known: (B,) the recorded steps that this is about: they tell the block of time, and choose the outcomes.
-            draws: outcomes that are averaged.
-        """
+    def expected(self, number: int, rows: Tensor) -> Tensor:
+        """(1 - gamma) r + gamma V(s') that the model expects of recorded steps if policy `number` goes on: (B,)."""
         total = torch.zeros(len(rows))
-        # After a record's last row exogenous tags stay as they are.
-        following = rows + (self._log.remaining[rows] > 0).long()
         for fold in self._model.folds:
-            mine = ((known >= fold.left_out[0]) & (known <= fold.left_out[-1])).nonzero().squeeze(1)
+            mine = ((rows >= fold.left_out[0]) & (rows <= fold.left_out[-1])).nonzero().squeeze(1)
             for part in mine.split(8192):
-                seen, given, own = observation[part], action[part], known[part]
-                means, _ = fold.world.ensemble(seen, given)
-                for draw in range(draws):
-                    noise = fold.noise[(self._outcome[draw, own] * len(fold.noise)).long()]
-                    frame = fold.world.next_frame(means.mean(dim=0) + noise, self._log.frames[following[part]])
+                at = rows[part]
+                seen, given = self._log.observe(at), self._log.actions[at]
+                mean = fold.world.ensemble(seen, given)[0].mean(dim=0)
+                for draw in range(DRAWS):
+                    noise = fold.noise[(self._outcome[draw, at] * len(fold.noise)).long()]
+                    frame = fold.world.next_frame(mean + noise, self._log.frames[at + 1])
                     reward = torch.as_tensor(self._objective.reward(seen, given, frame), dtype=torch.float32)
                     over = self._objective.terminated(seen, given, frame)
                     state = fold.world.next_observation(seen, given, frame)
-                    wish = command(self._policies[number], state, self._hand[draw, own], self._features.limits)
+                    wish = command(self._policies[number], state, self._hand[draw, at], self._features.limits)
                     onward = self.state_value(number, self._features(state, wish))
-                    total[part] += ((1.0 - self._gamma) * reward + self._gamma * onward * ~over) / draws
+                    total[part] += ((1.0 - self._gamma) * reward + self._gamma * onward * ~over) / DRAWS
         return total
 
     def _scaled(self, features: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Conjunctions(nn.Module):
     """
 
     weight: Tensor
-    needed: Tensor
+    lacking: Tensor
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Conjunctions(nn.Module):
         for name, instead in (unless or {}).items():
             weight[first[instead], self.names.index(name)] = needed[self.names.index(name)]
         self.register_buffer("weight", weight)
-        self.register_buffer("needed", needed - 0.5)
+        self.register_buffer("lacking", 0.5 - needed)
 
     def forward(self, ok: Tensor) -> dict[str, Tensor]:
         """Each set by its name, (B, 1)."""
-        held = torch.mm(number(ok), self.weight) >= self.needed
+        held = torch.addmm(self.lacking, number(ok), self.weight) >= 0.0
         return dict(zip(self.names, held.split(1, dim=-1), strict=True))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ TIMES = {1: scaling.Timed(42.0, (10.0,) * 4, 8.0, 3.0), 2: scaling.Timed(24.0, (
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Sweeps that take as long as `TIMES` says; yields the numbers of workers asked for."""
+def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sweeps that take as long as `TIMES` says; the numbers of workers that were asked for."""
     asked: list[int] = []
 
     def timed(folder: Path, data: Path, workers: int, sizes: scaling.Sizes) -> scaling.Timed:
@@ -27,7 +26,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(scaling, "_timed", timed)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    yield asked
+    return asked
 
 
 def test_the_speedup_and_what_a_run_costs_beside_its_work(given: list[int], tmp_path: Path) -> None:
