@@ -1,10 +1,10 @@
 """A doubly robust estimate: fitted Q evaluation, corrected by what its Q functions get wrong where the policy goes.
 
-    V = mean over starts of Q(s0, pi(s0)) + 1 / (1 - gamma) * mean over the log of w(s, a) e(s, a, r, s')
-    e = (1 - gamma) r + gamma Q(s', pi(s')) - Q(s, a)
+    V = V by FQE + 1 / (1 - gamma) * mean over the log of w(s, a) e(s, a, r, s')
 
-with w = d_pi / d_log, the ratio of discounted occupancies (Kallus and Uehara 2020, arXiv 1909.05850; Q in units of a
-mean reward). It is right where either the Q functions or the ratio are. Both are cross-fitted: a recorded step's error
+with e the temporal-difference errors that FQE leaves (`FittedValues.errors`) and w = d_pi / d_log, the ratio of
+discounted occupancies (Kallus and Uehara 2020, arXiv 1909.05850; values in units of a mean reward). It is right where
+either the Q functions or the ratio are. Both are cross-fitted: a recorded step's error
 comes from members of the ensemble that were not fitted on it, and its ratio from rollouts in the model that has not
 seen its block of time. The ratio is a classifier's odds (logistic regression on current tags, commands and their
 products) between rolled out and recorded steps; ratios are self-normalised and cut at `LARGEST` times the mean.

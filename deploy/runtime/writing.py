@@ -54,7 +54,7 @@ class Writer:
         self.echo: Commands = np.full(len(self._tags), np.nan, dtype=np.float32)
         """(m,) what the plant showed after the last write; NaN where it did not say."""
         self.acknowledged: str | None = None
-        """The lease that the plant said in the last cycle it took; `None` where none was written, or it said no such."""
+        """The lease that the plant said in the last cycle it took; `None` where none was written, or it did not."""
 
     def send(
         self, mode: Mode, result: StepResult | None, tick: Tick, faults: dict[str, str], *, claim: bool, quiet: bool

@@ -103,7 +103,7 @@ def _put_action(entry: Entry, sample: TagSample, signal: Signal, unit: str, peri
     if rate is not None:
         entry.put("max_rate_per_s", rate.text, rate.why)
     entry.put("safe", f"{safe_value(signal, limits):.10g}", "SET THIS: the median of the log is a place holder only")
-    entry.put("fallback", "{kind: hold}", "SET THIS: what acts while the controller may not (hold, ramp, pi or operator)")
+    entry.put("fallback", "{kind: hold}", "SET THIS: what acts while the controller may not: hold, ramp, pi, operator")
 
 
 def _put_history(entry: Entry, tag: str, parts: Mapping[str, Part], relations: Relations) -> None:
