@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import controlkit
 from controlkit.artifacts import RunFolder
 from controlkit.dataset import TransitionDataset
@@ -99,6 +101,7 @@ def _judge(
 ) -> Report:
     candidates = [of_run(RunFolder.open(ledger.folder / RUNS / record.name)) for record in done]
     gamma = ledger.plan.gamma
+    torch.set_num_threads(ledger.plan.config.threads)
     return evaluate(candidates, data, quick=quick, progress=progress, seed=EVALUATION_SEED, gamma=gamma)
 
 

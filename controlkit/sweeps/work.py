@@ -44,10 +44,13 @@ def train_and_evaluate(asked: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ControlkitError: the sweep's folder or its data is not seen from this machine, or training failed.
     """
+    import torch
+
     from controlkit.evaluation.assessment import evaluate
     from controlkit.evaluation.candidates import of_run
 
     folder, dataset = train_run(asked)
+    torch.set_num_threads(folder.config.threads)  # training does so, too, where there was any left to do
     candidate = of_run(folder)
     report = evaluate([candidate], dataset, quick=True, progress=Silent(), seed=EVALUATION_SEED, gamma=asked["gamma"])
     found = report.content["candidates"][0]
