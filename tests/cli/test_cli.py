@@ -31,6 +31,7 @@ VERBS = (
     "operate",
     "audit",
     "shadow",
+    "sweep",
     "runs",
     "fleet",
     "benchmark",

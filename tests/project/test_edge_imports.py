@@ -15,9 +15,9 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 # Names of the modules that the extras bring, as they are imported.
 HEAVY = (
-    "torch pandas gymnasium duckdb pyarrow plotly onnx onnxscript scipy matplotlib sklearn asyncua mlflow ray mujoco "
-    "h5py minari PIL stable_baselines3 pint charset_normalizer adbc_driver_manager adbc_driver_sqlite "
-    "adbc_driver_postgresql arrow_odbc pytest hypothesis"
+    "torch pandas gymnasium duckdb pyarrow plotly onnx onnxscript scipy matplotlib sklearn asyncua mlflow ray "
+    "mujoco optuna sqlalchemy h5py minari PIL stable_baselines3 pint charset_normalizer adbc_driver_manager "
+    "adbc_driver_sqlite adbc_driver_postgresql arrow_odbc pytest hypothesis"
 ).split()
 
 BLOCKED = """
