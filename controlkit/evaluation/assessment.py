@@ -48,7 +48,7 @@ from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.evaluation.verdict import Evidence, decide
 from controlkit.models.actor import BehaviourClone
 from controlkit.objective import CommandLimits, Objective
-from controlkit.progress import Progress
+from controlkit.progress import Progress, Silent
 from controlkit.replay import LoggedTransitions
 
 # Fewer rows than this cannot be cut into blocks of time and fitted.
@@ -206,12 +206,27 @@ def assess(
     baseline = ModelValues(rolled, every, model, log, features, estimand, objective, effort.fqe_updates, generator)
     members = effort.fqe_members
     fitted = fit_values(every, log, starts.rows, estimand, features, baseline, members, generator, progress, limited)
+    # All Q functions of the operator share its clones, whose error the members' spread cannot show: their own does.
+    # Differences of near policies are all that counts here, so that no baseline is needed.
+    alone = fit_values(
+        [operator_policy([clone]) for clone in clones],
+        log,
+        starts.rows,
+        estimand,
+        features,
+        None,
+        1,
+        generator,
+        Silent(),
+    )
+    clone_error = jackknife(alone.values.mean(dim=(1, 2)).numpy())
     in_sample = InSample(log, model.folds, clones, starts.rows, estimand, features, members, generator)
     recorded = RecordedSteps(log, model, limits, scaling)
     common = _Common(
         rolled,
         filtered,
         fitted,
+        clone_error,
         in_sample,
         model,
         tested,
@@ -241,7 +256,7 @@ def assess(
         model=model,
         back_test=tested,
         operator_model=_by_model(values(rolled[0]), block, LEVEL, rng),
-        operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng, jackknife(values(rolled[0]).mean(dim=1).numpy())),
+        operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng, clone_error),
         operator_rolled=rolled[0],
         operator_fqe_by_start=fitted.values[0],
         candidates=tuple(candidates),
@@ -263,6 +278,7 @@ class _Common:
     rolled: list[list[RolledOut]]
     filtered: dict[int, torch.Tensor]
     fitted: FittedValues
+    clone_error: StandardError
     in_sample: InSample
     model: EvaluationModel
     tested: BackTest
@@ -287,8 +303,7 @@ def _candidate(
     block, logged = starts.block(estimand), float(starts.returns.mean())
     operator, mine = values(rolled[0]), values(rolled[number])  # (K, N)
     gain_model = _by_model(mine - operator, block, level, rng)
-    # All Q functions of the operator share its clones, whose error their spread cannot show: the folds' does.
-    clone_error = jackknife(operator.mean(dim=1).numpy())
+    clone_error = common.clone_error
     gain_fqe = _by_fqe(fitted.values[number] - fitted.values[0], block, level, rng, clone_error)
     gain = union(gain_model, gain_fqe)
     preferred = common.filtered.get(number)
