@@ -70,6 +70,10 @@ class ControllerSession:
         )
         self._meanings = {slot.name: slot.description for slot in manifest.outputs["flags"]}
         self._period = np.full((1, 1), manifest.period_s, dtype=np.float32)
+        self._switch = {on: np.full((1, 1), float(on), dtype=np.float32) for on in (False, True)}
+        n, m = len(self.tags), len(self.commands)
+        self._good, self._new = np.ones(n, dtype=np.float32), np.zeros(n, dtype=np.float32)
+        self._unknown = np.full(m, np.nan, dtype=np.float32)
         self._trust = manifest.state_index("trust")
         self._session = open_session(bundle)
         self._size = len(manifest.inputs["state_in"])
@@ -123,10 +127,10 @@ class ControllerSession:
         n, m = len(self.tags), len(self.commands)
         feed = {
             "obs": _row("obs", obs, n),
-            "obs_ok": _row("ok", np.ones(n) if ok is None else ok, n),
-            "obs_age": _row("age", np.zeros(n) if age is None else age, n),
-            "act_prev": _row("act_prev", np.full(m, np.nan) if act_prev is None else act_prev, m),
-            "enable": np.full((1, 1), 1.0 if enable else 0.0, dtype=np.float32),
+            "obs_ok": _row("ok", self._good if ok is None else ok, n),
+            "obs_age": _row("age", self._new if age is None else age, n),
+            "act_prev": _row("act_prev", self._unknown if act_prev is None else act_prev, m),
+            "enable": self._switch[bool(enable)],
             "dt": self._period if dt is None else _row("dt", [dt], 1),
             "state_in": _row("state", self.state, self._size),
         }
@@ -149,6 +153,8 @@ class ControllerSession:
 
 
 def _row(name: str, values: npt.ArrayLike, size: int) -> Vector:
+    if isinstance(values, np.ndarray) and values.dtype == np.float32 and values.shape == (size,):
+        return values.reshape(1, size)  # as the loop hands them over
     try:
         # A float64 beyond float32's range becomes infinite, which the graph refuses as a bad sample.
         with np.errstate(over="ignore"):
