@@ -67,7 +67,7 @@ class Effort:
         reward_updates: gradient steps of a recorded reward's network.
     """
 
-    folds: int = 5
+    folds: int = 8
     model_updates: int = 1200
     clone_updates: int = 500
     fqe_updates: int = 400

@@ -4,10 +4,10 @@
 
 with e the temporal-difference errors that FQE leaves (`FittedValues.errors`) and w = d_pi / d_log, the ratio of
 discounted occupancies (Kallus and Uehara 2020, arXiv 1909.05850; values in units of a mean reward). It is right where
-either the Q functions or the ratio are. Both are cross-fitted: a recorded step's error
-comes from members of the ensemble that were not fitted on it, and its ratio from rollouts in the model that has not
-seen its block of time. The ratio is a classifier's odds (logistic regression on current tags, commands and their
-products) between rolled out and recorded steps; ratios are self-normalised and cut at `LARGEST` times the mean.
+either the Q functions or the ratio are. Both are cross-fitted: a recorded step's error comes from members of the
+ensemble that were not fitted on it, and its ratio from rollouts in the model that has not seen its block of time. The
+ratio is a classifier's odds (logistic regression on current tags, commands and their products) between rolled out and
+recorded steps; ratios are self-normalised and cut at `LARGEST` times the mean.
 
 It shares its rollouts with the model-based estimate and its Q functions with FQE, so that it is no third witness: the
 report shows it beside them, and verdicts do not rest on it.

@@ -20,6 +20,8 @@ from torch import Tensor
 RIDGE = 1e-3
 # Blocks of time at most; longer blocks are made of a longer log.
 MAX_BLOCKS = 400
+# Coefficients grow to this many times the largest of the first regression, and no further.
+HUGE = 1e6
 # Numbers that the sums of single blocks take at once, at most.
 CHUNK = 1 << 23
 
@@ -79,9 +81,11 @@ class LinearRegression:
         """
         first = torch.cholesky_solve(self._sums(reward.double()), self._factor)  # (M, F + 1, R)
         onward = self.gamma * torch.cholesky_solve(self._sums(after), self._factor)  # (M, F + 1, F + 1)
+        # One that grows without end would end in infinity, of which no mean and no interval can be taken.
+        most = HUGE * first.abs().amax(dim=(0, 1))  # (R,)
         found = first
         for _ in range(horizon - 1):
-            found = first + onward @ found
+            found = torch.clamp(first + onward @ found, min=-most, max=most)
         return found
 
     def _sums(self, right: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from controlkit.evaluation.policies import EvaluatedPolicy
 from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.objective import Objective
 from controlkit.progress import Silent
+from controlkit.replay import LoggedTransitions
 from tests.evaluation.conftest import OPERATOR_GAIN, OPERATOR_NOISE, LinearPlant
 
 ESTIMAND = Estimand(0.8, 20)
@@ -45,6 +46,16 @@ def test_regressions_are_what_a_slow_loop_gives() -> None:
             heavy = x * weight[rows].double().unsqueeze(1)
             q = torch.linalg.solve(heavy.T @ x + held, heavy.T @ target)
         assert torch.allclose(found[member], q, atol=1e-6)
+
+
+def test_regressions_that_grow_without_end_stay_numbers_and_disagree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    now = torch.empty(200, 2).normal_(generator=generator)
+    reward = torch.empty(200, 1).normal_(generator=generator).double()
+    resamples = Resamples.draw(200, 10, 6, generator)
+    found = LinearRegression(now, resamples, 0.99).iterate(reward, with_one(-9.0 * now.flip(1)), 500)
+    assert bool(torch.isfinite(found).all())
+    assert float(found.abs().max()) > 1e3  # far beyond all rewards, so that it agrees with nothing
 
 
 def test_resamples_hold_as_many_blocks_as_the_log() -> None:
@@ -125,8 +136,6 @@ def test_without_a_baseline_a_quadratic_value_is_found(plant: LinearPlant, found
 def test_values_that_are_no_numbers_are_refused(plant: LinearPlant, linear_log: TransitionDataset) -> None:
     rewards = linear_log.rewards.copy()
     rewards[2000] = np.inf
-    from controlkit.replay import LoggedTransitions
-
     log = LoggedTransitions(replace(linear_log, rewards=rewards))
     features = ValueFeatures(log, Objective(plant.spec()), ScalingConfig())
     starts, generator = log.rows[:20], torch.Generator().manual_seed(0)
