@@ -259,6 +259,7 @@ def assess(
         operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng, clone_error),
         operator_rolled=rolled[0],
         operator_fqe_by_start=fitted.values[0],
+        clones_by_start=alone.values.mean(dim=1),
         candidates=tuple(candidates),
         recorded=common.recorded,
         log=log,

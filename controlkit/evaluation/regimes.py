@@ -142,7 +142,7 @@ def _judge(
     block = starts.block(found.estimand)
     operator, mine = values(found.operator_rolled)[:, at], values(c.rolled)[:, at]  # (K, N')
     q_operator, q_mine = found.operator_fqe_by_start[:, at], c.fqe_by_start[:, at]  # (M, N')
-    clone_error = jackknife(operator.mean(dim=1).numpy())
+    clone_error = jackknife(found.clones_by_start[:, at].mean(dim=1).numpy())
     difference, q_difference = mine - operator, q_mine - q_operator
     gain_model = t_interval(
         float(difference.mean()),

@@ -108,11 +108,12 @@ def _estimates(content: Content) -> list[str]:
         f"<p>The value is the mean reward per period in {text(unit)} (higher is better), near periods counting more "
         f"(discount {estimand['gamma']:g}), over {hours} from {estimand['starts']} recorded states. Model rollouts "
         "(primary) and fitted Q evaluation (FQE) are fitted on the calibration and evaluation parts of the log, which "
-        "no policy was trained on, and share nothing with training. The gain compares the policy with a clone of the "
-        "operator from the same states under the same noise; its interval joins those of both estimators. The doubly "
-        "robust estimate corrects FQE by its errors where the policy goes; it shares the rollouts and the Q functions, "
-        "so that it is shown and does not decide. Nor does the in-sample estimate, from recorded commands near the "
-        "policy's alone.</p>",
+        "no policy was trained on, and share nothing with training. FQE starts from the model's value and adds what "
+        "recorded steps say against the model along the policy's way: it tests the model. The gain compares "
+        "the policy with a clone of the operator from the same states under the same noise; its interval joins those "
+        "of both estimators. The doubly robust estimate corrects FQE by its errors where the policy goes; it shares "
+        "the rollouts and the Q functions, so that it is shown and does not decide. Nor does the in-sample estimate, "
+        "from recorded commands near the policy's alone.</p>",
         plot("plot-gain", "Gain over the operator, by estimator, with intervals"),
         plot("plot-values", "Values of operator and policies, by estimator, with intervals"),
         '<p class="note">Differences are judged in units of the spread of logged returns, '
