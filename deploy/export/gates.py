@@ -168,7 +168,11 @@ def golden_vectors(graph: ControllerGraph, session: Any, inputs: GraphInputs, co
         outputs, margin = graph.with_margins(inputs)
     clear = np.flatnonzero(margin.numpy() >= GOLDEN_MARGIN)
     if not clear.size:
-        raise GateError("no step lies clear of every threshold", where="golden vectors", cure="Report this.")
+        cure = (
+            "As a rule the dynamics reward says nearly the same of every step: train it longer (reward.updates, "
+            "reward.distil_updates)."
+        )
+        raise GateError("no step lies clear of every threshold", where="golden vectors", cure=cure)
     patterns = outputs.flags.numpy()[clear]
     _, first = np.unique(patterns, axis=0, return_index=True)
     rest = np.setdiff1d(np.arange(len(clear)), first)
