@@ -67,7 +67,9 @@ def fleet(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster, HOST:PORT or auto; this machine alone where not given.")
     ] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Of this machine, to use; all where not given.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cores of this machine to use; all where not given.", show_default=False)
+    ] = None,
     gpus: Annotated[float, typer.Option(min=0.0, help="Share of a GPU that each plant reserves, such as 0.25.")] = 0.0,
     track: Annotated[
         str | None,
@@ -88,13 +90,17 @@ def fleet(
 
     if key is not None and new_key is not None:
         raise ControlkitError("give either --key or --new-key", where="controlkit fleet")
+    if workers is not None and address is not None:
+        raise ControlkitError(
+            "--workers says how much of this machine is used, and --address names another", where="controlkit fleet"
+        )
     plants = load_fleet(file)
     if new_key is not None:
         make_key(new_key)
         key = new_key
     with progress_bar() as progress:
         record = run_fleet(
-            plants, out, address=address, cores=cores, gpus=gpus, key=key, track=track, progress=progress
+            plants, out, address=address, cores=workers, gpus=gpus, key=key, track=track, progress=progress
         )
     print(", ".join(f"{count} {name}" for name, count in record.counts.items()))
     print(f"Page: {out / 'index.html'}")

@@ -32,7 +32,7 @@ def test_one_bad_plant_stops_nobody(
     # The tank was trained and evaluated before; its log is at another place, so that it is read again.
     write_record(Record("fleet.yaml", (PlantRecord("tank"),)), place / "out")
     with pytest.raises(SystemExit) as end:
-        main(["fleet", "fleet.yaml", "--out", "out", "--cores", "1"])
+        main(["fleet", "fleet.yaml", "--out", "out", "--workers", "1"])
     assert end.value.code == 1
     output = capsys.readouterr()
     assert "failed: bad: " in output.err
@@ -63,6 +63,7 @@ def test_a_lost_plant_says_in_which_stage(tmp_path: Path) -> None:
         (["fleet.yaml", "--out", "new", "--key", "log.csv"], "no Ed25519 private key"),
         (["fleet.yaml", "--out", "new", "--key", "a.pem", "--new-key", "b.pem"], "either --key or --new-key"),
         (["fleet.yaml", "--out", "new", "--address", "nowhere"], "no address of a Ray head"),
+        (["fleet.yaml", "--out", "new", "--address", "auto", "--workers", "2"], "--address names another"),
         (["fleet.yaml", "--out", "new", "--track", "nowhere"], "no address of a store"),
     ],
 )
