@@ -38,7 +38,8 @@ def log_weights(
     total, found = torch.zeros(len(rows), dtype=torch.float64), []
     for step in range(steps):
         observation, action = log.observe(rows + step), log.actions[rows + step]
-        mean, log_std = clone.distribution(observation)
+        _, log_std = clone.distribution(observation)
+        mean = clone.action_scaler(clone(observation))
         own = command(policy, observation, torch.zeros_like(action), limits)
         recorded = clone.action_scaler(action)
         # The spreads are the same, so that the normalising factors cancel.

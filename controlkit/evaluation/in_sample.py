@@ -226,7 +226,8 @@ class InSample:
         for fold, clone in zip(folds, clones, strict=True):
             mine = ((self.rows >= fold.left_out[0]) & (self.rows <= fold.left_out[-1])).nonzero().squeeze(1)
             for part in mine.split(8192):
-                centre, log_std = clone.distribution(self._log.observe(self._next[part]))
-                mean[part] = clone.action_scaler.invert(centre)
+                observation = self._log.observe(self._next[part])
+                _, log_std = clone.distribution(observation)
+                mean[part] = clone(observation)
                 spread[part] = log_std.exp() * clone.action_scaler.spread
         return mean, spread

@@ -16,7 +16,7 @@ from torch import Tensor
 from controlkit.artifacts import RunFolder
 from controlkit.config import ScalingConfig
 from controlkit.errors import ControlkitError
-from controlkit.models.actor import BehaviourClone
+from controlkit.models.actor import BehaviourClone, hazard
 from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.models.layers import BatchedLinear
 from controlkit.morec.dynamics import action_scaler, observation_scaler, set_scaler
@@ -30,6 +30,8 @@ Act = Callable[[Tensor, Tensor], Tensor]
 OPERATOR = "operator"
 # Decides between columns that the log cannot tell apart.
 RIDGE = 1e-3
+# Of expectation maximisation; where (nearly) every command is at a limit it would go on for ever, and need not.
+ROUNDS, SETTLED = 50, 1e-5
 
 
 @dataclass(frozen=True)
@@ -66,36 +68,91 @@ def fit_operator(
     set_scaler(clone.input_scaler, observation_scaler(log, scaling))
     set_scaler(clone.action_scaler, action_scaler(log, limits, scaling))
     _start_linear(clone, log)
-    fit_behaviour(clone, log, updates, generator, Silent())
+    fit_behaviour(clone, log, updates, generator, Silent(), cut=True)
     return clone.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def _start_linear(clone: BehaviourClone, log: LoggedTransitions) -> None:
     """Sets the linear path to the ridge solution and the spread to its residual's, so that a linear controller is
-    cloned in closed form and descent learns only what is left."""
+    cloned without descent, which learns only what is left.
+
+    Commands that a limit has cut are replaced by what was wished on average, given the last solution, until it stays
+    (expectation maximisation; Fair 1977, Econometrica 45, for Tobin's model).
+    """
     skip, last = clone.net.skip, clone.net.body[-1]
     assert skip is not None
     assert isinstance(last, BatchedLinear)
     commands, size = len(clone.low), skip.weight.shape[1] + 1
     gram = RIDGE * torch.eye(size, dtype=torch.float64)
-    moment = torch.zeros(size, commands, dtype=torch.float64)
+    moment, known = torch.zeros(size, commands, dtype=torch.float64), torch.zeros(size, commands, dtype=torch.float64)
     square = torch.zeros(commands, dtype=torch.float64)
+    x_cut, action_cut = [], []
     for rows in log.rows.split(16384):
         x = clone.input_scaler(log.observe(rows)).double()
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        y = clone.action_scaler(log.actions[rows]).double()
+        action = log.actions[rows]
+        y = clone.action_scaler(action).double()
+        low, high = clone.cut(action)
+        anywhere = (low | high).any(dim=1)
+        x_cut.append(x[anywhere])
+        action_cut.append(action[anywhere])
         gram += x.T @ x
         moment += x.T @ y
+        known += x[~anywhere].T @ y[~anywhere]
         square += y.square().sum(dim=0)
-    solution = torch.linalg.solve(gram, moment)
+    factor = torch.linalg.cholesky(gram)
+    solution = torch.cholesky_solve(moment, factor)
     variance = (square - (solution * moment).sum(dim=0)).clamp(min=0.0) / len(log.rows)
+    x, action = torch.cat(x_cut), torch.cat(action_cut)
+    if len(x):
+        solution, variance = _uncut(clone, x, action, known, square, factor, solution, variance, len(log.rows))
     skip.weight.zero_()
     skip.weight[0, :, :commands] = solution[:-1].float()
     skip.bias.zero_()
     last.weight.zero_()
     last.bias[0, 0, :commands] = solution[-1].float()
     last.bias[0, 0, commands:] = variance.sqrt().clamp(min=1e-3).log().float()
+
+
+def _uncut(
+    clone: BehaviourClone,
+    x: Tensor,
+    action: Tensor,
+    known: Tensor,
+    square: Tensor,
+    factor: Tensor,
+    solution: Tensor,
+    variance: Tensor,
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """Solution (F, m) and variance (m,) of the wishes behind the commands.
+
+    Args:
+        clone: for its scalers and limits.
+        x, action: (C, F) inputs and (C, m) commands of the rows in which a limit has cut one.
+        known: (F, m) moments of the others.
+        square: (m,) sum of all squared commands.
+        factor: Cholesky factor of all inputs' Gram matrix.
+        solution, variance: to begin with.
+        count: of all rows.
+    """
+    y, (low, high) = clone.action_scaler(action).double(), clone.cut(action)
+    least, most = (clone.action_scaler(limit).double() for limit in (clone.low, clone.high))
+    square = square - y.square().sum(dim=0)
+    for _ in range(ROUNDS):
+        mean, spread = x @ solution, variance.sqrt().clamp(min=1e-3)
+        bound = torch.where(low, least - mean, mean - most) / spread
+        far = hazard(bound)
+        wish = torch.where(low | high, mean + torch.where(low, -far, far) * spread, y)
+        rest = torch.where(low | high, variance * (1.0 - far * (far + bound)).clamp(min=0.0), 0.0)
+        moment = known + x.T @ wish
+        before, solution = solution, torch.cholesky_solve(moment, factor)
+        fitted = square + wish.square().sum(dim=0) - (solution * moment).sum(dim=0)
+        variance = (fitted.clamp(min=0.0) + rest.sum(dim=0)) / count
+        if float((solution - before).abs().max()) < SETTLED:
+            break
+    return solution, variance
 
 
 @torch.no_grad()
@@ -105,8 +162,7 @@ def unexplained(clone: BehaviourClone, log: LoggedTransitions, rows: Tensor) -> 
     Far from 0, the operator follows something that is not in the observation: a disturbance seen only by people,
     perhaps, and then the log confounds what commands do with why they were given.
     """
-    mean, log_std = clone.distribution(log.observe(rows))
-    rest = (clone.action_scaler(log.actions[rows]) - mean) / log_std.exp()
+    rest = clone.residual(log.observe(rows), log.actions[rows])
     rest = rest - rest.mean(dim=0)
     neighbours = (rows[1:] - rows[:-1] == 1).nonzero().squeeze(1)
     products = (rest[neighbours] * rest[neighbours + 1]).sum(dim=0) / max(1, len(neighbours))

@@ -15,6 +15,10 @@ MIN_LOG_STD, MAX_LOG_STD = -7.0, 1.0
 # A command that never moved keeps this share of its reach: distances are measured in it.
 NARROWEST = 1e-6
 LOG_STD_REACH = 0.5 * (MAX_LOG_STD - MIN_LOG_STD)
+# A recorded command this close to a limit, as a share of the span, stands for every wish there and beyond.
+AT_LIMIT = 1e-4
+# Spreads below the mean beyond which a tail is taken from its asymptote.
+FAR_OUT = -10.0
 
 
 class Actor(nn.Module):
@@ -115,6 +119,14 @@ def squashed_log_density(raw: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
     return each.sum(dim=-1)
 
 
+def hazard(under: Tensor) -> Tensor:
+    """How far a standard normal number below `under` lies below 0 on average."""
+    far, near = under.clamp(max=FAR_OUT), under.clamp(min=FAR_OUT)
+    tail = torch.exp(-0.5 * near.square() - torch.special.log_ndtr(near)) / math.sqrt(2.0 * math.pi)
+    # Far out it is the quotient of two vanishing numbers, and -u - 1/u to two parts in u^4.
+    return torch.where(under < FAR_OUT, -far - 1.0 / far, tail)
+
+
 class BehaviourClone(nn.Module):
     """The logged operator as a Gaussian policy fitted by maximum likelihood: mean and spread of the command.
 
@@ -145,6 +157,42 @@ class BehaviourClone(nn.Module):
         """Mean and log standard deviation of the scaled command: (B, O) -> (B, m), (B, m)."""
         mean, raw = self.net(self.input_scaler(observation).unsqueeze(0)).squeeze(0).chunk(2, dim=-1)
         return mean, raw.clamp(MIN_LOG_STD, MAX_LOG_STD)
+
+    def cut(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Which recorded commands (B, m) the lower and the upper limit have cut."""
+        near = AT_LIMIT * (self.high - self.low)
+        return action <= self.low + near, action >= self.high - near
+
+    def log_likelihood(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Of recorded commands, each by itself: (B, O), (B, m) -> (B, m), less a constant.
+
+        At a limit it is the probability of a wish there or beyond (Tobin 1958, Econometrica 26): taken at its word, a
+        command that was cut would teach a weaker operator.
+        """
+        mean, log_std, under, over = self._standardised(observation)
+        inside = -0.5 * ((self.action_scaler(action) - mean) * torch.exp(-log_std)).square() - log_std
+        low, high = self.cut(action)
+        outside = torch.special.log_ndtr(torch.where(low, under, over))
+        return torch.where(low | high, outside, inside)
+
+    def residual(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Recorded commands less their mean, in spreads: (B, O), (B, m) -> (B, m).
+
+        At a limit the expected one of the wishes there and beyond, the generalised residual of Gourieroux, Monfort,
+        Renault and Trognon (1987, J. Econometrics 34): as far as the operator is the one described, neither its mean
+        nor its neighbours' products differ from 0.
+        """
+        mean, log_std, under, over = self._standardised(observation)
+        inside = (self.action_scaler(action) - mean) * torch.exp(-log_std)
+        low, high = self.cut(action)
+        return torch.where(low, -hazard(under), torch.where(high, hazard(over), inside))
+
+    def _standardised(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean, log standard deviation, and how far the limits lie outwards of the mean, negative, in spreads."""
+        mean, log_std = self.distribution(observation)
+        inverse = torch.exp(-log_std)
+        under, over = (self.action_scaler(self.low) - mean) * inverse, (mean - self.action_scaler(self.high)) * inverse
+        return mean, log_std, under, over
 
     def forward(self, observation: Tensor) -> Tensor:
         """The operator's mean command: (B, O) -> (B, m), engineering units."""

@@ -33,9 +33,23 @@ from controlkit.spec import PlantSpec
 
 
 def fit_behaviour(
-    clone: BehaviourClone, log: LoggedTransitions, updates: int, generator: torch.Generator, progress: Progress
+    clone: BehaviourClone,
+    log: LoggedTransitions,
+    updates: int,
+    generator: torch.Generator,
+    progress: Progress,
+    *,
+    cut: bool = False,
 ) -> None:
     """Fits the cloned operator by maximum likelihood, in place; its scalers are already set.
+
+    Args:
+        clone: what is fitted.
+        log: the operator's.
+        updates: gradient steps.
+        generator: draws the batches.
+        progress: is told of them.
+        cut: whether commands at a limit stand for the wishes beyond it (`BehaviourClone.log_likelihood`).
 
     Raises:
         TrainingError: the loss is no number.
@@ -45,9 +59,12 @@ def fit_behaviour(
     progress.start("behaviour clone", updates)
     for update in range(1, updates + 1):
         rows = log.sample(256, generator)
-        mean, log_std = clone.distribution(log.observe(rows))
-        target = clone.action_scaler(log.actions[rows])
-        loss = (0.5 * ((target - mean) * torch.exp(-log_std)).square() + log_std).mean()
+        if cut:
+            loss = -clone.log_likelihood(log.observe(rows), log.actions[rows]).mean()
+        else:
+            mean, log_std = clone.distribution(log.observe(rows))
+            target = clone.action_scaler(log.actions[rows])
+            loss = (0.5 * ((target - mean) * torch.exp(-log_std)).square() + log_std).mean()
         _descend(loss, optimiser, f"behaviour clone, update {update}")
         schedule.step()
         if update % 100 == 0:

@@ -300,6 +300,16 @@ def test_golden_vectors_lie_clear_of_every_threshold(
         assert float(margin) >= 1e-4
 
 
+def test_golden_vectors_hold_no_gap_of_the_log(graph_of_bundle: ControllerGraph, session: Any, tank: Tank) -> None:
+    inputs = recorded_inputs(graph_of_bundle, tank.data, 300, torch.Generator().manual_seed(9))
+    inputs.act_prev[::2] = torch.nan
+    for vector in golden_vectors(graph_of_bundle, session, inputs, 40):
+        assert np.isfinite([value for port in vector.inputs.values() for value in port]).all()
+    inputs.act_prev[:] = torch.nan
+    with pytest.raises(GateError, match="no step lies clear"):
+        golden_vectors(graph_of_bundle, session, inputs, 40)
+
+
 @pytest.mark.parametrize("verdict", ["INCONCLUSIVE", "NO-GO", "NO VERDICT"])
 def test_a_verdict_other_than_go_needs_a_reason(exported: Exported, tmp_path: Path, verdict: str) -> None:
     run = copied_run(exported, tmp_path)
