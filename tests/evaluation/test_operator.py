@@ -14,7 +14,7 @@ from controlkit.evaluation.policies import fit_operator, unexplained
 from controlkit.models.actor import BehaviourClone, hazard
 from controlkit.objective import CommandLimits
 from controlkit.replay import LoggedTransitions
-from tests.evaluation.conftest import A, B, SIGMA, LinearPlant
+from tests.evaluation.conftest import SIGMA, A, B, LinearPlant
 
 GAIN, HAND = 2.0, 0.4
 
