@@ -189,8 +189,8 @@ class _JudgedStep(nn.Module):
         scored = out.flags[:, [graph.flag_names.index("observed_unscored")]] < 0.5
         # Where nothing was scored the echo may be no number; its result is thrown away below.
         command = torch.where(torch.isfinite(inputs.act_prev), inputs.act_prev, torch.zeros_like(inputs.act_prev))
-        expected, _ = graph.judge.expect(last, command)
-        hoped, found = (graph.judge.score(last, command, reached)[1] for reached in (expected, seen))
+        _, hoped = graph.judge.score(last, command, graph.judge.expect(last, command).deviation)
+        _, found = graph.judge.score_of(last, command, seen)
         shortfall = (hoped - found - graph.thresholds.shortfall_mean) / graph.thresholds.shortfall_std
         return *out, torch.where(scored, shortfall, torch.nan).squeeze(-1)
 

@@ -32,6 +32,9 @@ NEVER = -1e-3
 MIN_TRANSITIONS = 50
 # Standard deviations that a healthy step may reach, however short the calibration part was.
 LEAST_EXTREME = 3.0
+# A disagreement of the elites, in spreads of the change, that is no doubt: on a plant without noise all of it is the
+# rounding of single precision, which no two processors share.
+LEAST_DOUBT = 0.01
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def calibrate(
     std = max(float(logged.shortfall.std()), 1e-3)
     # The log's own ground: where the elites agree about its recorded commands, but for the share `tail`.
     logged_spread = _quantile(familiar.spread, 1 - safety.tail)
-    spread_drift = max(logged_spread, 1e-6)
+    spread_drift = max(logged_spread, LEAST_DOUBT)
     observed = (
         replace(logged, spread=familiar.spread),
         closed,
@@ -99,7 +102,7 @@ def calibrate(
     logged_score = _quantile(familiar.score, safety.tail)
     score = max(min(reached_score, logged_score), logged_score / safety.familiarity_allowance)
     soft_score = score / safety.score_margin
-    soft_spread = max(safety.spread_margin * spread, 1e-6)
+    soft_spread = max(safety.spread_margin * spread, LEAST_DOUBT)
     thresholds = Thresholds(
         frozen_repeats=_frozen(data, safety),
         shortfall_mean=mean,
@@ -132,13 +135,13 @@ def _judge_log(
         observation = torch.from_numpy(data.observations(chunk))
         action = torch.from_numpy(data.actions[chunk])
         following = torch.from_numpy(data.frames[chunk + 1][:, columns])
-        expected, spread = judge.expect(observation, action)
-        score, evidence = judge.score(observation, action, expected)
-        shortfall.append(evidence - judge.score(observation, action, following)[1])
-        logged_side.append((spread, score))
+        hope = judge.expect(observation, action)
+        score, evidence = judge.score(observation, action, hope.deviation)
+        shortfall.append(evidence - judge.score_of(observation, action, following)[1])
+        logged_side.append((hope.spread, score))
         wish = limits.apply(models.actor(observation), observation)
-        expected, spread = judge.expect(observation, wish)
-        policy_side.append((spread, judge.score(observation, wish, expected)[0]))
+        hope = judge.expect(observation, wish)
+        policy_side.append((hope.spread, judge.score(observation, wish, hope.deviation)[0]))
     path = np.cumsum(np.append(True, np.diff(rows) != 1))
     whole = _column(shortfall)
     return tuple(  # type: ignore[return-value]
@@ -171,12 +174,12 @@ def _judge_closed_loop(
         if not alive.any():
             break
         wish = limits.apply(models.actor(observation), observation)
-        expected, spread = judge.expect(observation, wish)
+        hope = judge.expect(observation, wish)
         draw = models.residuals[torch.randint(len(models.residuals), (copies,), generator=generator)]
-        reached = torch.minimum(torch.maximum(expected + draw, low), high)
-        score, evidence = judge.score(observation, wish, expected)
-        shortfall = evidence - judge.score(observation, wish, reached)[1]
-        values = [column.squeeze(-1).double().numpy()[alive] for column in (shortfall, spread, score)]
+        reached = torch.minimum(torch.maximum(judge.after(observation, hope.change) + draw, low), high)
+        score, evidence = judge.score(observation, wish, hope.deviation)
+        shortfall = evidence - judge.score_of(observation, wish, reached)[1]
+        values = [column.squeeze(-1).double().numpy()[alive] for column in (shortfall, hope.spread, score)]
         found.append((values[0], values[1], values[2], np.flatnonzero(alive)))
         # A copy whose record has ended stays where it is; its values are no longer taken.
         at = np.where(alive, at + 1, at)

@@ -211,14 +211,16 @@ class ControllerGraph(nn.Module):
         # Observed transition (first rows) and predicted one (last rows) in one pass through each network.
         batch, seen = x.obs.shape[0], take(sensed.frame, self.sensing.state_columns)  # (B, S)
         observations, actions = torch.cat([last, observation]), torch.cat([reference, policy])
-        change, spreads = self.judge.expect_change(observations, actions)  # (2B, S), (2B, 1)
-        changes = torch.cat([change, self.judge.change(last, seen)])  # (3B, S)
-        scores, evidence = self.judge.score_change(
-            torch.cat([observations, last]), torch.cat([actions, reference]), changes
+        hopes = self.judge.expect(observations, actions)  # (2B, S), (2B, 1), (2B, S)
+        found_deviation = self.judge.deviation_of(last, reference, self.judge.change(last, seen))  # (B, S)
+        scores, evidence = self.judge.score(
+            torch.cat([observations, last]),
+            torch.cat([actions, reference]),
+            torch.cat([hopes.deviation, found_deviation]),
         )  # (3B, 1), (3B, 1)
-        expected = self.judge.after(observations, change)  # (2B, S)
+        expected = self.judge.after(observations, hopes.change)  # (2B, S)
         hoped_for, predicted = expected.split(batch)
-        doubt, spread = spreads.split(batch)
+        doubt, spread = hopes.spread.split(batch)
         _, score_predicted, score_observed = scores.split(batch)
         hoped, _, found = evidence.split(batch)  # for what was expected, and for what was observed
         judged = [raw, hoped_for, predicted, spread, hoped, found, score_predicted, score_observed]

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from controlkit.artifacts import Models
 from controlkit.models.discriminator import MAX_PROBABILITY
-from deploy.export.networks import LeanDiscriminator, LeanDynamics
+from deploy.export.networks import ExpectedDeviation, LeanDiscriminator, LeanDynamics
 from deploy.export.stages import take
 
 # Beyond these odds (1 to 5e8) nothing is told apart; the evidence stays within +-20.
 MAX_LOGIT = 20.0
+
+
+class Expected(NamedTuple):
+    """What the elites expect of a step.
+
+    Attributes:
+        change: (B, S) their mean scaled change.
+        spread: (B, 1) their own, of the scaled changes: next states would bring their own rounding.
+        deviation: (B, S) what the dynamics reward sees of the change.
+    """
+
+    change: Tensor
+    spread: Tensor
+    deviation: Tensor
 
 
 class Judge(nn.Module):
@@ -27,22 +43,20 @@ class Judge(nn.Module):
         self.reward = LeanDiscriminator(models.judge)
         theirs, ours = self.dynamics.change_scaler, self.reward.change_scaler
         self.one_scale = torch.equal(theirs.centre, ours.centre) and torch.equal(theirs.spread, ours.spread)
+        self.deviation = None
+        if ExpectedDeviation.fits(models.dynamics, models.judge):
+            self.deviation = ExpectedDeviation(models.dynamics.elites_only(), models.judge)
         self.eval().requires_grad_(False)
 
-    def expect(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """The elites' mean next state tags and their spread: (B, O), (B, m) -> (B, S), (B, 1)."""
-        change, spread = self.expect_change(observation, action)
-        return self.after(observation, change), spread
-
-    def expect_change(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """The elites' mean scaled change and their spread: (B, O), (B, m) -> (B, S), (B, 1).
-
-        The spread is the ensemble's own, of the scaled changes: next states would bring their own rounding.
-        """
-        scaled = self.dynamics(observation, action)  # (B, E, S)
-        mean = scaled.mean(dim=1, keepdim=True)
-        away = scaled - mean
-        return mean.squeeze(1), torch.sqrt((away * away).mean(dim=(1, 2))).unsqueeze(-1)
+    def expect(self, observation: Tensor, action: Tensor) -> Expected:
+        """What the elites expect: (B, O), (B, m)."""
+        if self.deviation is None:
+            scaled = self.dynamics(observation, action)  # (B, E, S)
+            mean, spread = _spread(scaled)
+            return Expected(mean, spread, self.deviation_of(observation, action, mean))
+        scaled, body = self.dynamics.parts(observation, action)
+        mean, spread = _spread(scaled)
+        return Expected(mean, spread, self.deviation(observation, action, body.mean(dim=1)))
 
     def after(self, observation: Tensor, change: Tensor) -> Tensor:
         """The state tags after a scaled change: (B, O), (B, S) -> (B, S)."""
@@ -53,19 +67,24 @@ class Judge(nn.Module):
         change: Tensor = self.dynamics.change_scaler(next_state - take(observation, self.dynamics.state_slots))
         return change
 
-    def score(self, observation: Tensor, action: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `score_change`, of next state tags in engineering units."""
-        return self.score_change(observation, action, self.change(observation, next_state))
+    def deviation_of(self, observation: Tensor, action: Tensor, change: Tensor) -> Tensor:
+        """What the dynamics reward sees of a scaled change: (B, O), (B, m), (B, S) -> (B, S)."""
+        return self.reward.deviation(observation, action, self._rescaled(change))
 
-    def score_change(self, observation: Tensor, action: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-        """The dynamics reward of a scaled change and its evidence: (B, O), (B, m), (B, S) -> (B, 1), (B, 1).
+    def score_of(self, observation: Tensor, action: Tensor, next_state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `score`, of the next state tags in engineering units."""
+        change = self.change(observation, next_state)
+        return self.score(observation, action, self.deviation_of(observation, action, change))
+
+    def score(self, observation: Tensor, action: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """The dynamics reward of a transition and its evidence: (B, O), (B, m), (B, S) -> (B, 1), (B, 1).
 
         The reward -log(1 - D) is the network's own, from 1 - D = mean 1 / (1 + exp(logit)): computed as one minus D it
         loses its digits where D is near 1, and two runtimes would disagree. The evidence is the log odds of D, the
         logarithm of how much likelier the transition is real than false: it rises with the reward, but does not flatten
         out at 0 where the reward does. Of one network alone it is the logit.
         """
-        logits = self.reward(observation, action, self._rescaled(change))  # (B, K)
+        logits = self.reward(observation, action, deviation)  # (B, K)
         # NaN fails both comparisons and stays NaN, so that a broken network is seen.
         logits = torch.where(logits > MAX_LOGIT, MAX_LOGIT, torch.where(logits < -MAX_LOGIT, -MAX_LOGIT, logits))
         # Written out: onnxruntime's Sigmoid is exact to 1e-7, which is nothing near 1 and everything near 0.
@@ -84,3 +103,10 @@ class Judge(nn.Module):
             return change
         rescaled: Tensor = self.reward.change_scaler(self.dynamics.change_scaler.invert(change))
         return rescaled
+
+
+def _spread(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread over members: (B, E, S) -> (B, S), (B, 1)."""
+    mean = scaled.mean(dim=1, keepdim=True)
+    away = scaled - mean
+    return mean.squeeze(1), torch.sqrt((away * away).mean(dim=(1, 2))).unsqueeze(-1)

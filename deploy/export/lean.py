@@ -80,13 +80,18 @@ class LeanMLP(nn.Module):
             self.skip = _together(net.skip.weight[..., :outputs], net.skip.bias[..., :outputs])
 
     def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        return y if self.skip is None else y + self.skip(x)
+
+    def body(self, x: Tensor) -> Tensor:
+        """The same without the linear path around the perceptrons."""
         y: Tensor = self.layers[0](x)
         for layer in list(self.layers)[1:]:
             parts = self.act(y).chunk(self.members, dim=-1)
             assert isinstance(layer, nn.ModuleList)
             found = [one(part) for one, part in zip(layer, parts, strict=True)]
             y = found[0] if self.members == 1 else torch.cat(found, dim=-1)
-        return y if self.skip is None else y + self.skip(x)
+        return y
 
 
 def lean(network: Network) -> Network:

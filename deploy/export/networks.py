@@ -12,7 +12,7 @@ from controlkit.models.discriminator import DiscriminatorEnsemble
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.linear_prediction import LinearPrediction, ObserverPrediction, Prediction
 from controlkit.models.observer import ObserverEnsemble
-from deploy.export.lean import LeanMLP, lean
+from deploy.export.lean import LeanMLP, Plain, lean
 from deploy.export.observers import lean_observers
 from deploy.export.stages import take
 
@@ -90,9 +90,22 @@ class LeanDynamics(nn.Module):
         flat: Tensor = self.net(self.input_scaler(torch.cat([observation, action], dim=-1)))
         return flat.reshape(len(flat), self.members, -1)
 
+    def parts(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and what of it comes from the perceptrons: (B, O), (B, m) -> (B, E, S) twice. Of networks with a
+        linear path around them."""
+        x = self.input_scaler(torch.cat([observation, action], dim=-1))
+        assert self.net.skip is not None
+        body = self.net.body(x)
+        both: Tensor = body + self.net.skip(x)
+        return both.reshape(len(x), self.members, -1), body.reshape(len(x), self.members, -1)
+
 
 class LeanDiscriminator(nn.Module):
-    """Log odds of a scaled change by every discriminator: (B, O), (B, m), (B, S) -> (B, K)."""
+    """Log odds of a transition by every discriminator: (B, O), (B, m), (B, S) deviations -> (B, K).
+
+    A deviation is what the discriminators see of a scaled change: the change itself, or where they have a prediction
+    its innovation.
+    """
 
     inputs: Tensor
 
@@ -106,14 +119,20 @@ class LeanDiscriminator(nn.Module):
         self.prediction = lean(copy.deepcopy(judge.prediction)) if judge.prediction is not None else None
         self.net = LeanMLP(judge.net, 1)
 
-    def forward(self, observation: Tensor, action: Tensor, change: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, action: Tensor, deviation: Tensor) -> Tensor:
         scaled = self.input_scaler(torch.cat([observation, action], dim=-1))
         seen = [take(scaled, self.inputs)]
         if self.prediction is not None:
             seen.append(self.prediction.current_products(scaled))
-            change = (change - self._predicted(self.prediction, observation, action, scaled)) / self.prediction.spread
-        flat: Tensor = self.net(torch.cat([*seen, change], dim=-1))
+        flat: Tensor = self.net(torch.cat([*seen, deviation], dim=-1))
         return flat
+
+    def deviation(self, observation: Tensor, action: Tensor, change: Tensor) -> Tensor:
+        """Of a scaled change: (B, O), (B, m), (B, S) -> (B, S)."""
+        if self.prediction is None:
+            return change
+        scaled = self.input_scaler(torch.cat([observation, action], dim=-1))
+        return (change - self._predicted(self.prediction, observation, action, scaled)) / self.prediction.spread
 
     def _predicted(self, prediction: Prediction, observation: Tensor, action: Tensor, scaled: Tensor) -> Tensor:
         """The prediction's scaled change, a linear one's as one product with its offset: (B, S)."""
@@ -122,3 +141,49 @@ class LeanDiscriminator(nn.Module):
             return predicted.squeeze(1)
         assert isinstance(prediction, LinearPrediction)
         return torch.addmm(prediction.bias, prediction.features(scaled), prediction.weight)
+
+
+class ExpectedDeviation(nn.Module):
+    """The innovation of what an ensemble expects on average, from the difference of its linear path and the prediction.
+
+    On a plant without noise both say nearly the same, and an innovation is a hundredth of the change's spread: taken
+    one from the other, what is left is the rounding of single precision, which every runtime does in its own order, and
+    it decides how far the policy is trusted. The difference of the weights is taken in double precision instead, once.
+
+    Args:
+        dynamics: with a linear path.
+        judge: with a linear prediction; its changes are scaled as the dynamics' are.
+    """
+
+    def __init__(self, dynamics: GaussianEnsemble, judge: DiscriminatorEnsemble) -> None:
+        super().__init__()
+        prediction, skip = judge.prediction, dynamics.net.skip
+        assert isinstance(prediction, LinearPrediction)
+        assert skip is not None
+        states, inputs = prediction.weight.shape[1], skip.weight.shape[1]
+        theirs, ours = dynamics.input_scaler, judge.input_scaler
+        stretch = (ours.spread.double() / theirs.spread.double()).unsqueeze(-1)  # (I, 1)
+        shift = (ours.centre.double() - theirs.centre.double()) / theirs.spread.double()  # (I,)
+        path = skip.weight[..., :states].double().mean(dim=0)  # (I, S)
+        weight, bias = -prediction.weight.double(), -prediction.bias.double()
+        weight[:inputs] += stretch * path
+        bias += skip.bias[..., :states].double().mean(dim=0).squeeze(0) + shift @ path
+        spread = prediction.spread.double()
+        self.prediction = copy.deepcopy(prediction)
+        self.input_scaler = copy.deepcopy(judge.input_scaler)
+        self.line = Plain((weight / spread).float(), (bias / spread).float())
+
+    @staticmethod
+    def fits(dynamics: GaussianEnsemble, judge: DiscriminatorEnsemble) -> bool:
+        """Whether both have what it takes."""
+        scales = dynamics.change_scaler, judge.change_scaler
+        alike = all(torch.equal(getattr(scales[0], part), getattr(scales[1], part)) for part in ("centre", "spread"))
+        linear = isinstance(judge.prediction, LinearPrediction) and not isinstance(dynamics, ObserverEnsemble)
+        return linear and alike and dynamics.net.skip is not None
+
+    def forward(self, observation: Tensor, action: Tensor, body: Tensor) -> Tensor:
+        """Innovation: (B, O), (B, m), and what the perceptrons expect on average beside their linear path (B, S) ->
+        (B, S)."""
+        scaled = self.input_scaler(torch.cat([observation, action], dim=-1))
+        line: Tensor = self.line(self.prediction.features(scaled))
+        return line + body / self.prediction.spread

@@ -49,7 +49,7 @@ class Scores(torch.nn.Module):
         self.judge = judge
 
     def forward(self, observation: torch.Tensor, action: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
-        return torch.cat(self.judge.score(observation, action, following), dim=-1)
+        return torch.cat(self.judge.score_of(observation, action, following), dim=-1)
 
 
 @pytest.mark.parametrize("observer", [False, True])
@@ -78,7 +78,7 @@ def test_the_graph_computes_the_distilled_reward_of_the_run(tmp_path: Path, obse
     observation, action = torch.from_numpy(data.observations(rows)), torch.from_numpy(data.actions[rows])
     following = torch.from_numpy(data.frames[rows + 1][:, data.layout.state_columns])
     asked = (observation, action, following)
-    reward, evidence = judge.score(*asked)
+    reward, evidence = judge.score_of(*asked)
     torch.testing.assert_close(reward[:, 0], models.distilled(*asked), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(evidence[:, 0], models.distilled.log_odds(*asked).clamp(-20, 20), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(reward[:, 0], models.reward(*asked), rtol=1e-3, atol=1e-3)

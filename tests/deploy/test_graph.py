@@ -489,7 +489,9 @@ def test_only_the_elites_are_taken_along(tank: Tank) -> None:
     observation = torch.from_numpy(tank.data.observations(tank.data.transitions[:20]))
     action = torch.from_numpy(tank.data.actions[tank.data.transitions[:20]])
     means, _ = tank.models.dynamics(observation, action)
-    mean, spread = tank.graph.judge.expect(observation, action)
+    hope = tank.graph.judge.expect(observation, action)
+    mean = tank.graph.judge.after(observation, hope.change)
+    spread = hope.spread
     assert tank.graph.judge.dynamics.members == len(elites) < tank.models.dynamics.members
     assert torch.allclose(mean, means.mean(dim=0), atol=1e-5)
     assert torch.allclose(spread[:, 0], tank.models.dynamics.spread(means), atol=1e-5)
@@ -501,7 +503,7 @@ def test_score_is_the_networks_own_where_that_is_exact(tank: Tank) -> None:
     action = torch.from_numpy(tank.data.actions[rows])
     following = torch.from_numpy(tank.data.frames[rows + 1][:, tank.data.layout.state_columns])
     own = tank.models.reward(observation, action, following)
-    assert torch.allclose(tank.graph.judge.score(observation, action, following)[0][:, 0], own, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(tank.graph.judge.score_of(observation, action, following)[0][:, 0], own, rtol=1e-3, atol=1e-3)
 
 
 def test_recovery_takes_the_chosen_number_of_periods(tank: Tank) -> None:
