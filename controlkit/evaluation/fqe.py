@@ -12,8 +12,9 @@ Jiang and Li 2016 (arXiv 1511.03722), with regressions in place of importance we
 is a witness of the model's errors on recorded steps, not one by itself. `in_sample.py` has one that sees no model.
 
 C is linear in known features of (s, a) (`value_features`), its regressions are solved, not descended
-(`linear_values`), and every member of the ensemble sees its own block bootstrap sample of the log, so that the members'
-spread is the sampling error.
+(`linear_values`); where a policy's step lies beyond what the log holds, C of the last known place on the way there is
+taken, which is no knowledge: the support check is for that. Every member of the ensemble sees its own block bootstrap
+sample of the log, so that the members' spread is the sampling error.
 
 Limits are judged alike, without a baseline: a column for each holds the (1 - gamma) discounted sum of the indicator
 that a sample lies outside, the share of samples outside, near ones counting more.
@@ -110,11 +111,11 @@ def fit_values(
         step = _Step(policy, number, log, features, baseline, generator)
         base, ahead, after = step.recorded(rows)
         left = (1.0 - gamma) * reward + gamma * ahead * ~over - base  # (T,)
-        after = after * (~over).unsqueeze(1)
+        after = regression.within(after) * (~over).unsqueeze(1)
         found = regression.iterate(torch.cat([left.unsqueeze(1), outside], dim=1), after, estimand.horizon)
         found = found / estimand.weight  # the sum is cut where rollouts are, and weighted as theirs
         _, seen = step.following(starts)  # (N, F + 1)
-        beyond = seen @ found  # (M, N, 1 + L)
+        beyond = regression.within(seen) @ found  # (M, N, 1 + L)
         value = beyond[..., 0] if baseline is None else baseline.start_value(number) + beyond[..., 0]
         if not bool(torch.isfinite(beyond).all()):
             raise TrainingError(

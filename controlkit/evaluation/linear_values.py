@@ -20,6 +20,8 @@ from torch import Tensor
 RIDGE = 1e-3
 # Blocks of time at most; longer blocks are made of a longer log.
 MAX_BLOCKS = 400
+# Share of the recorded steps whose leverage is that of a known place; the rest may be a spike or two.
+KNOWN = 0.999
 # Coefficients grow to this many times the largest of the first regression, and no further.
 HUGE = 1e6
 # Numbers that the sums of single blocks take at once, at most.
@@ -70,6 +72,25 @@ class LinearRegression:
         ridge = RIDGE * (1.0 - gamma) * len(now) * torch.eye(size, dtype=torch.float64)
         ridge[-1, -1] = 1e-9 * len(now)
         self._factor = torch.linalg.cholesky(self._sums(self.now) + ridge)  # (M, F + 1, F + 1)
+        self._hull = torch.linalg.cholesky(self.now.T @ self.now + ridge)
+        known = max(1, round(KNOWN * len(now)))
+        self._least = float(self._leverage(with_one(torch.zeros(1, now.shape[1]))))  # the mean's, about 1 / T
+        self._known = float(self._leverage(self.now).kthvalue(known).values)
+
+    def within(self, features: Tensor) -> Tensor:
+        """Features (B, F + 1), those beyond the recorded ones drawn back towards the log's mean, as far as needed.
+
+        Beyond is where the leverage x' (X' X)^-1 x, which is a prediction's variance in units of the noise's, is larger
+        than at the recorded steps (the independent variable hull of Cook 1979, JASA 74, less a thousandth).
+        """
+        beyond = (self._leverage(features) - self._least).clamp(min=1e-12)  # (B,)
+        pull = ((self._known - self._least) / beyond).clamp(min=0.0, max=1.0).sqrt()
+        return torch.cat([features[:, :-1] * pull.unsqueeze(1), features[:, -1:]], dim=1)
+
+    def _leverage(self, features: Tensor) -> Tensor:
+        """(B, F + 1) -> (B,)."""
+        rows: Tensor = torch.linalg.solve_triangular(self._hull, features.T, upper=False)
+        return rows.square().sum(dim=0)
 
     def iterate(self, reward: Tensor, after: Tensor, horizon: int) -> Tensor:
         """Coefficients (M, F + 1, R) after `horizon` regressions.

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from controlkit.config import ScalingConfig
 from controlkit.dataset import TransitionDataset
@@ -56,6 +57,47 @@ def test_regressions_that_grow_without_end_stay_numbers_and_disagree() -> None:
     found = LinearRegression(now, resamples, 0.99).iterate(reward, with_one(-9.0 * now.flip(1)), 500)
     assert bool(torch.isfinite(found).all())
     assert float(found.abs().max()) > 1e3  # far beyond all rewards, so that it agrees with nothing
+
+
+def drawn_log() -> tuple[Tensor, Resamples]:
+    """(T, F) recorded features, and bootstrap samples of them."""
+    generator = torch.Generator().manual_seed(3)
+    mixed = torch.randn(3, 3, generator=generator)
+    now = torch.randn(900, 3, generator=generator) @ mixed
+    now = (now - now.mean(dim=0)) / now.std(dim=0)
+    return now, Resamples.draw(len(now), 10, 4, generator)
+
+
+def test_features_beyond_the_recorded_ones_are_drawn_back_to_their_edge() -> None:
+    now, resamples = drawn_log()
+    regression = LinearRegression(now, resamples, 0.9)
+    recorded = with_one(now)
+    inverse = torch.linalg.inv(recorded.T @ recorded)
+    leverage = torch.einsum("bi,ij,bj->b", recorded, inverse, recorded)
+    edge = float(leverage.sort().values[round(0.999 * len(now)) - 1])
+    far = with_one(torch.cat([40.0 * now[:50], now[:50]]))
+    found = regression.within(far)
+    after = torch.einsum("bi,ij,bj->b", found, inverse, found)
+    assert float(after.max()) < edge * 1.01
+    assert float((found[:50, :-1].norm(dim=1) / far[:50, :-1].norm(dim=1)).max()) < 0.5
+    direction = [torch.nn.functional.normalize(each[:50, :-1], dim=1) for each in (found, far)]
+    torch.testing.assert_close(*direction)  # towards the mean, and the constant stays
+    assert bool((found[:, -1] == 1.0).all())
+    inside = torch.einsum("bi,ij,bj->b", far[50:], inverse, far[50:]) < edge * 0.99
+    assert int(inside.sum()) >= 48
+    torch.testing.assert_close(found[50:][inside], far[50:][inside])
+
+
+def test_steps_far_outside_the_log_do_not_make_the_regressions_grow() -> None:
+    """In every twelfth recorded state the policy would do what nobody has done."""
+    now, resamples = drawn_log()
+    after = with_one(0.8 * now)
+    after[::12, :-1] *= 50.0
+    reward = torch.randn(len(now), 1, generator=torch.Generator().manual_seed(4))
+    regression = LinearRegression(now, resamples, 0.9)
+    grown, held = (float(regression.iterate(reward, x, 60).abs().max()) for x in (after, regression.within(after)))
+    assert grown > 1e3
+    assert held < 5.0
 
 
 def test_resamples_hold_as_many_blocks_as_the_log() -> None:
