@@ -1,4 +1,4 @@
-"""What the dynamics reward sees of an expected change, on a plant whose prediction and world model say nearly the same."""
+"""What the dynamics reward sees of an expected change where prediction and world model say nearly the same."""
 
 from __future__ import annotations
 
