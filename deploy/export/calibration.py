@@ -34,7 +34,7 @@ MIN_TRANSITIONS = 50
 LEAST_EXTREME = 3.0
 # A disagreement of the elites, in spreads of the change, that is no doubt: on a plant without noise all of it is the
 # rounding of single precision, which no two processors share.
-LEAST_DOUBT = 0.01
+LEAST_DOUBT = 1e-3
 
 
 @dataclass(frozen=True)

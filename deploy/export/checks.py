@@ -77,7 +77,7 @@ class ObservedCheck(nn.Module):
             doubt: (B, 1) spread of the expectation.
             scorable: (B, 1) whether the transition could be scored at all.
             part: the state by groups; `sums` (average and sum), `shortfall_shift` and `shortfall_stretch` are read.
-            size: (B, 1) magnitude of the expectation in the spread's units.
+            size: (B, 1) magnitude of what the spread is computed from, in its units; at least 1.
             notes: flags go here.
         """
         t, s = self.thresholds, self.safety
@@ -146,7 +146,7 @@ class PredictedCheck(nn.Module):
         Args:
             predicted: (B, S) state tags.
             spread, score: (B, 1) of the prediction.
-            size: (B, 1) magnitude of the predictions in the spread's units.
+            size: (B, 1) magnitude of what the spread is computed from, in its units; at least 1.
             notes: margins go here.
         """
         t, count = self.thresholds, self.states

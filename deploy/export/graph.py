@@ -27,6 +27,9 @@ from deploy.export.stages import CommandStage, Conjunctions, Notes, at_most, eve
 
 # Neighbouring groups of the state that are computed together.
 JOINED = {"samples": "counts", "commands": "counts", "ewma": "sums", "cusum": "sums"}
+# What the elites' spread is rounded by goes with the changes, but observers come to these from whole states: measured,
+# 2e-7 of the larger of both with this share of the states (and 1) for windows, 2e-6 for observers.
+STATE_ROUNDING = 0.01
 
 
 class GraphInputs(NamedTuple):
@@ -228,7 +231,8 @@ class ControllerGraph(nn.Module):
             judged.append(fb.cloned)
         model_ok = every(within(torch.cat(judged, dim=-1), -MAX_MAGNITUDE, MAX_MAGNITUDE))
         scorable = known["scorable"] & model_ok
-        sizes = (expected.abs() / self.judge.dynamics.change_scaler.spread).amax(dim=-1, keepdim=True)  # (2B, 1)
+        states = STATE_ROUNDING * expected.abs() / self.judge.dynamics.change_scaler.spread
+        sizes = torch.cat([hopes.change.abs(), states], dim=-1).amax(dim=-1, keepdim=True).clamp(min=1.0)  # (2B, 1)
         happened = self.observed(hoped, found, doubt, scorable, part, sizes[:batch], notes)
         coming = self.predicted(predicted, spread, score_predicted, sizes[batch:], notes)
         checks = [happened.likely, coming.checks, model_ok, known["may"], filling, fb.sighted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,10 @@ from controlkit.artifacts import Models
 from controlkit.dataset import TransitionDataset
 from controlkit.errors import GateError
 from deploy.bundle.safety import SafetyConfig, Thresholds
-from deploy.export.calibration import Judged, _extremes, _frozen, calibrate
+from deploy.export.calibration import LEAST_DOUBT, Judged, _extremes, _frozen, calibrate
+from deploy.export.gates import GOLDEN_MARGIN
+from deploy.export.graph import ControllerGraph
+from deploy.export.samples import recorded_inputs
 from tests.deploy.conftest import Tank
 
 
@@ -83,6 +87,23 @@ def test_thresholds_lie_beyond_what_was_healthy(tank: Tank) -> None:
     assert record.rows == len(tank.data.transitions)
     assert record.closed_loop_steps > 1000
     assert set(thresholds.frozen_repeats) == {"level", "temperature"}
+
+
+def test_elites_that_agree_to_the_last_digit_leave_room_for_rounding(tank: Tank) -> None:
+    """As on a plant without noise: a threshold at their rounding would fall either way on another processor."""
+    models = copy.deepcopy(tank.models)
+    with torch.no_grad():
+        for values in models.dynamics.net.parameters():
+            values.copy_(values[:1].expand_as(values) * (1.0 + 1e-7 * torch.arange(len(values)).view(-1, 1, 1)))
+    generator = torch.Generator().manual_seed(0)
+    thresholds, _ = calibrate(models, tank.data, tank.safety, generator)
+    assert thresholds.spread_drift == LEAST_DOUBT
+    assert thresholds.spread_soft == LEAST_DOUBT < thresholds.spread_stop
+    graph = ControllerGraph(tank.data.spec, models, thresholds, tank.safety)
+    inputs = recorded_inputs(graph, tank.data, 400, generator)
+    with torch.no_grad():
+        _, margin = graph.with_margins(inputs)
+    assert float((margin >= GOLDEN_MARGIN).float().mean()) > 0.5
 
 
 def test_same_generator_same_thresholds(tank: Tank) -> None:
