@@ -12,6 +12,7 @@ the sampling error; a row may have a weight beside.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -72,10 +73,7 @@ class LinearRegression:
         ridge = RIDGE * (1.0 - gamma) * len(now) * torch.eye(size, dtype=torch.float64)
         ridge[-1, -1] = 1e-9 * len(now)
         self._factor = torch.linalg.cholesky(self._sums(self.now) + ridge)  # (M, F + 1, F + 1)
-        self._hull = torch.linalg.cholesky(self.now.T @ self.now + ridge)
-        known = max(1, round(KNOWN * len(now)))
-        self._least = float(self._leverage(with_one(torch.zeros(1, now.shape[1]))))  # the mean's, about 1 / T
-        self._known = float(self._leverage(self.now).kthvalue(known).values)
+        self._ridge = ridge
 
     def within(self, features: Tensor) -> Tensor:
         """Features (B, F + 1), those beyond the recorded ones drawn back towards the log's mean, as far as needed.
@@ -83,9 +81,22 @@ class LinearRegression:
         Beyond is where the leverage x' (X' X)^-1 x, which is a prediction's variance in units of the noise's, is larger
         than at the recorded steps (the independent variable hull of Cook 1979, JASA 74, less a thousandth).
         """
-        beyond = (self._leverage(features) - self._least).clamp(min=1e-12)  # (B,)
-        pull = ((self._known - self._least) / beyond).clamp(min=0.0, max=1.0).sqrt()
+        least, known = self._edge
+        pull = ((known - least) / (self._leverage(features) - least).clamp(min=1e-12)).clamp(min=0.0, max=1.0).sqrt()
         return torch.cat([features[:, :-1] * pull.unsqueeze(1), features[:, -1:]], dim=1)
+
+    @cached_property
+    def _hull(self) -> Tensor:
+        """Cholesky factor of the Gram matrix of all rows."""
+        factor: Tensor = torch.linalg.cholesky(self.now.T @ self.now + self._ridge)
+        return factor
+
+    @cached_property
+    def _edge(self) -> tuple[float, float]:
+        """The leverage of the mean, about 1 / T, and the largest one of known places."""
+        centre = with_one(torch.zeros(1, self.now.shape[1] - 1))
+        known = max(1, round(KNOWN * len(self.now)))
+        return float(self._leverage(centre)), float(self._leverage(self.now).kthvalue(known).values)
 
     def _leverage(self, features: Tensor) -> Tensor:
         """(B, F + 1) -> (B,)."""

@@ -85,28 +85,21 @@ def _start_linear(clone: BehaviourClone, log: LoggedTransitions) -> None:
     assert isinstance(last, BatchedLinear)
     commands, size = len(clone.low), skip.weight.shape[1] + 1
     gram = RIDGE * torch.eye(size, dtype=torch.float64)
-    moment, known = torch.zeros(size, commands, dtype=torch.float64), torch.zeros(size, commands, dtype=torch.float64)
-    square = torch.zeros(commands, dtype=torch.float64)
+    moment, square = torch.zeros(size, commands, dtype=torch.float64), torch.zeros(commands, dtype=torch.float64)
     x_cut, action_cut = [], []
     for rows in log.rows.split(16384):
         x = clone.input_scaler(log.observe(rows)).double()
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         action = log.actions[rows]
-        y = clone.action_scaler(action).double()
-        low, high = clone.cut(action)
-        anywhere = (low | high).any(dim=1)
+        anywhere = torch.stack(clone.cut(action)).any(dim=0).any(dim=1)
         x_cut.append(x[anywhere])
         action_cut.append(action[anywhere])
         gram += x.T @ x
-        moment += x.T @ y
-        known += x[~anywhere].T @ y[~anywhere]
+        y = clone.action_scaler(action[~anywhere]).double()
+        moment += x[~anywhere].T @ y
         square += y.square().sum(dim=0)
-    factor = torch.linalg.cholesky(gram)
-    solution = torch.cholesky_solve(moment, factor)
-    variance = (square - (solution * moment).sum(dim=0)).clamp(min=0.0) / len(log.rows)
-    x, action = torch.cat(x_cut), torch.cat(action_cut)
-    if len(x):
-        solution, variance = _uncut(clone, x, action, known, square, factor, solution, variance, len(log.rows))
+    sums = gram, moment, square, len(log.rows)
+    solution, variance = _uncut(clone, sums, torch.cat(x_cut), torch.cat(action_cut))
     skip.weight.zero_()
     skip.weight[0, :, :commands] = solution[:-1].float()
     skip.bias.zero_()
@@ -116,42 +109,33 @@ def _start_linear(clone: BehaviourClone, log: LoggedTransitions) -> None:
 
 
 def _uncut(
-    clone: BehaviourClone,
-    x: Tensor,
-    action: Tensor,
-    known: Tensor,
-    square: Tensor,
-    factor: Tensor,
-    solution: Tensor,
-    variance: Tensor,
-    count: int,
+    clone: BehaviourClone, sums: tuple[Tensor, Tensor, Tensor, int], x: Tensor, action: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Solution (F, m) and variance (m,) of the wishes behind the commands.
 
     Args:
         clone: for its scalers and limits.
+        sums: Gram matrix (F, F) and number of all rows; of those without a cut command the moments (F, m) and the sum
+            of the squared commands (m,).
         x, action: (C, F) inputs and (C, m) commands of the rows in which a limit has cut one.
-        known: (F, m) moments of the others.
-        square: (m,) sum of all squared commands.
-        factor: Cholesky factor of all inputs' Gram matrix.
-        solution, variance: to begin with.
-        count: of all rows.
     """
+    gram, known, square, count = sums
+    factor = torch.linalg.cholesky(gram)
     y, (low, high) = clone.action_scaler(action).double(), clone.cut(action)
     least, most = (clone.action_scaler(limit).double() for limit in (clone.low, clone.high))
-    square = square - y.square().sum(dim=0)
+    wish, rest, solution = y, torch.zeros_like(y), torch.full_like(known, torch.inf)
     for _ in range(ROUNDS):
+        moment = known + x.T @ wish
+        before, solution = solution, torch.cholesky_solve(moment, factor)
+        fitted = square + wish.square().sum(dim=0) - (solution * moment).sum(dim=0)
+        variance = (fitted.clamp(min=0.0) + rest.sum(dim=0)) / count
+        if not len(x) or float((solution - before).abs().max()) < SETTLED:
+            break
         mean, spread = x @ solution, variance.sqrt().clamp(min=1e-3)
         bound = torch.where(low, least - mean, mean - most) / spread
         far = hazard(bound)
         wish = torch.where(low | high, mean + torch.where(low, -far, far) * spread, y)
         rest = torch.where(low | high, variance * (1.0 - far * (far + bound)).clamp(min=0.0), 0.0)
-        moment = known + x.T @ wish
-        before, solution = solution, torch.cholesky_solve(moment, factor)
-        fitted = square + wish.square().sum(dim=0) - (solution * moment).sum(dim=0)
-        variance = (fitted.clamp(min=0.0) + rest.sum(dim=0)) / count
-        if float((solution - before).abs().max()) < SETTLED:
-            break
     return solution, variance
 
 

@@ -163,15 +163,18 @@ class BehaviourClone(nn.Module):
         near = AT_LIMIT * (self.high - self.low)
         return action <= self.low + near, action >= self.high - near
 
-    def log_likelihood(self, observation: Tensor, action: Tensor) -> Tensor:
+    def log_likelihood(self, observation: Tensor, action: Tensor, *, cut: bool = True) -> Tensor:
         """Of recorded commands, each by itself: (B, O), (B, m) -> (B, m), less a constant.
 
-        At a limit it is the probability of a wish there or beyond (Tobin 1958, Econometrica 26): taken at its word, a
-        command that was cut would teach a weaker operator.
+        At a limit it is the probability of a wish there or beyond (Tobin 1958, Econometrica 26): taken at its word,
+        which it is with `cut=False`, a command that was cut would teach a weaker operator.
         """
-        mean, log_std, under, over = self._standardised(observation)
-        inside = -0.5 * ((self.action_scaler(action) - mean) * torch.exp(-log_std)).square() - log_std
+        mean, log_std = self.distribution(observation)
+        inside: Tensor = -0.5 * ((self.action_scaler(action) - mean) * torch.exp(-log_std)).square() - log_std
+        if not cut:
+            return inside
         low, high = self.cut(action)
+        under, over = self._outwards(mean, log_std)
         outside = torch.special.log_ndtr(torch.where(low, under, over))
         return torch.where(low | high, outside, inside)
 
@@ -182,17 +185,16 @@ class BehaviourClone(nn.Module):
         Renault and Trognon (1987, J. Econometrics 34): as far as the operator is the one described, neither its mean
         nor its neighbours' products differ from 0.
         """
-        mean, log_std, under, over = self._standardised(observation)
+        mean, log_std = self.distribution(observation)
         inside = (self.action_scaler(action) - mean) * torch.exp(-log_std)
         low, high = self.cut(action)
+        under, over = self._outwards(mean, log_std)
         return torch.where(low, -hazard(under), torch.where(high, hazard(over), inside))
 
-    def _standardised(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean, log standard deviation, and how far the limits lie outwards of the mean, negative, in spreads."""
-        mean, log_std = self.distribution(observation)
+    def _outwards(self, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the lower and the upper limit lie outwards of the mean, negative, in spreads: (B, m) twice."""
         inverse = torch.exp(-log_std)
-        under, over = (self.action_scaler(self.low) - mean) * inverse, (mean - self.action_scaler(self.high)) * inverse
-        return mean, log_std, under, over
+        return (self.action_scaler(self.low) - mean) * inverse, (mean - self.action_scaler(self.high)) * inverse
 
     def forward(self, observation: Tensor) -> Tensor:
         """The operator's mean command: (B, O) -> (B, m), engineering units."""

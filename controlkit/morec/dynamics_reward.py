@@ -59,12 +59,7 @@ def fit_behaviour(
     progress.start("behaviour clone", updates)
     for update in range(1, updates + 1):
         rows = log.sample(256, generator)
-        if cut:
-            loss = -clone.log_likelihood(log.observe(rows), log.actions[rows]).mean()
-        else:
-            mean, log_std = clone.distribution(log.observe(rows))
-            target = clone.action_scaler(log.actions[rows])
-            loss = (0.5 * ((target - mean) * torch.exp(-log_std)).square() + log_std).mean()
+        loss = -clone.log_likelihood(log.observe(rows), log.actions[rows], cut=cut).mean()
         _descend(loss, optimiser, f"behaviour clone, update {update}")
         schedule.step()
         if update % 100 == 0:

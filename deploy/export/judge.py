@@ -43,20 +43,20 @@ class Judge(nn.Module):
         self.reward = LeanDiscriminator(models.judge)
         theirs, ours = self.dynamics.change_scaler, self.reward.change_scaler
         self.one_scale = torch.equal(theirs.centre, ours.centre) and torch.equal(theirs.spread, ours.spread)
-        self.deviation = None
-        if ExpectedDeviation.fits(models.dynamics, models.judge):
-            self.deviation = ExpectedDeviation(models.dynamics.elites_only(), models.judge)
+        self.expected_deviation = None
+        if self.one_scale and ExpectedDeviation.fits(models.dynamics, models.judge):
+            self.expected_deviation = ExpectedDeviation(models.dynamics.elites_only(), models.judge)
         self.eval().requires_grad_(False)
 
     def expect(self, observation: Tensor, action: Tensor) -> Expected:
         """What the elites expect: (B, O), (B, m)."""
-        if self.deviation is None:
+        if self.expected_deviation is None:
             scaled = self.dynamics(observation, action)  # (B, E, S)
             mean, spread = _spread(scaled)
             return Expected(mean, spread, self.deviation_of(observation, action, mean))
         scaled, body = self.dynamics.parts(observation, action)
         mean, spread = _spread(scaled)
-        return Expected(mean, spread, self.deviation(observation, action, body.mean(dim=1)))
+        return Expected(mean, spread, self.expected_deviation(observation, action, body.mean(dim=1)))
 
     def after(self, observation: Tensor, change: Tensor) -> Tensor:
         """The state tags after a scaled change: (B, O), (B, S) -> (B, S)."""

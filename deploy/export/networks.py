@@ -175,11 +175,9 @@ class ExpectedDeviation(nn.Module):
 
     @staticmethod
     def fits(dynamics: GaussianEnsemble, judge: DiscriminatorEnsemble) -> bool:
-        """Whether both have what it takes."""
-        scales = dynamics.change_scaler, judge.change_scaler
-        alike = all(torch.equal(getattr(scales[0], part), getattr(scales[1], part)) for part in ("centre", "spread"))
+        """Whether both have what it takes, if their changes are scaled alike."""
         linear = isinstance(judge.prediction, LinearPrediction) and not isinstance(dynamics, ObserverEnsemble)
-        return linear and alike and dynamics.net.skip is not None
+        return linear and dynamics.net.skip is not None
 
     def forward(self, observation: Tensor, action: Tensor, body: Tensor) -> Tensor:
         """Innovation: (B, O), (B, m), and what the perceptrons expect on average beside their linear path (B, S) ->

@@ -74,7 +74,7 @@ def doubled(models: Models, observation: Tensor, action: Tensor) -> Tensor:
 
 def test_it_is_the_expected_changes_innovation(models: Models, asked: tuple[Tensor, Tensor]) -> None:
     judge = Judge(models)
-    assert judge.deviation is not None
+    assert judge.expected_deviation is not None
     hope = judge.expect(*asked)
     assert float(hope.deviation.abs().max()) > 0.05  # products and perceptrons have their part in it
     torch.testing.assert_close(hope.deviation.double(), doubled(models, *asked), rtol=1e-3, atol=1e-4)
@@ -84,7 +84,7 @@ def test_it_is_the_expected_changes_innovation(models: Models, asked: tuple[Tens
 def test_on_an_exact_plant_it_is_more_than_rounding(models: Models, asked: tuple[Tensor, Tensor]) -> None:
     still = exact(models, tremble=1e-6)
     judge, true = Judge(still), doubled(still, *asked)
-    assert judge.deviation is not None
+    assert judge.expected_deviation is not None
     hope = judge.expect(*asked)
     size = float(true.abs().max())
     assert size < 0.01
@@ -104,6 +104,6 @@ def test_where_the_scales_differ_or_there_is_no_linear_path_the_changes_are_comp
     bare.dynamics.net.skip = None
     for changed in (other, bare):
         judge = Judge(changed)
-        assert judge.deviation is None
+        assert judge.expected_deviation is None
         hope = judge.expect(*asked)
         torch.testing.assert_close(hope.deviation, judge.deviation_of(*asked, hope.change))
