@@ -45,7 +45,7 @@ from controlkit.evaluation.recorded_reward import learned_reward
 from controlkit.evaluation.report import Report
 from controlkit.evaluation.support import RecordedSteps, find_support
 from controlkit.evaluation.value_features import ValueFeatures
-from controlkit.evaluation.verdict import Evidence, decide
+from controlkit.evaluation.verdict import AGREEMENT, Evidence, decide
 from controlkit.models.actor import BehaviourClone
 from controlkit.objective import CommandLimits, Objective
 from controlkit.progress import Progress, Silent
@@ -205,7 +205,19 @@ def assess(
     features = ValueFeatures(log, objective, scaling, limited)
     baseline = ModelValues(rolled, every, model, log, features, estimand, objective, effort.fqe_updates, generator)
     members = effort.fqe_members
-    fitted = fit_values(every, log, starts.rows, estimand, features, baseline, members, generator, progress, limited)
+    fitted = fit_values(
+        every,
+        log,
+        starts.rows,
+        estimand,
+        features,
+        baseline,
+        members,
+        generator,
+        progress,
+        limited,
+        exact=0.5 * AGREEMENT * float(starts.returns.std()),  # two of these are what the estimators may differ by
+    )
     # All Q functions of the operator share its clones, whose error the members' spread cannot show: their own does.
     # Differences of near policies are all that counts here, so that no baseline is needed.
     alone = fit_values(

@@ -118,8 +118,8 @@ def correct(
         return t_interval(float(values.mean() + correction.mean()), errors, level)
 
     return DoublyRobust(
-        estimate(fitted.values[number], mine),
-        estimate(fitted.values[number] - fitted.values[0], mine - theirs, *([of_operator] if of_operator else [])),
+        estimate(fitted.plain[number], mine),
+        estimate(fitted.plain[number] - fitted.plain[0], mine - theirs, *([of_operator] if of_operator else [])),
         float(weights.sum() ** 2 / (len(weights) * weights.square().sum()).clamp(min=1e-12)),
     )
 

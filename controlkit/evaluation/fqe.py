@@ -14,7 +14,8 @@ is a witness of the model's errors on recorded steps, not one by itself. `in_sam
 C is linear in known features of (s, a) (`value_features`), its regressions are solved, not descended
 (`linear_values`); where a policy's step lies beyond what the log holds, C of the last known place on the way there is
 taken, which is no knowledge: the support check is for that. Every member of the ensemble sees its own block bootstrap
-sample of the log, so that the members' spread is the sampling error.
+sample of the log, so that the members' spread is the sampling error. Where that is too large to tell a model's error
+from noise, the regression of d is shrunk (`shrinkage`), for the policy and for the one that it is held against alike.
 
 Limits are judged alike, without a baseline: a column for each holds the (1 - gamma) discounted sum of the indicator
 that a sample lies outside, the share of samples outside, near ones counting more.
@@ -22,6 +23,7 @@ that a sample lies outside, the share of samples outside, near ones counting mor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +36,7 @@ from controlkit.evaluation.limits import Limit, recorded_outside
 from controlkit.evaluation.linear_values import LinearRegression, Resamples, with_one
 from controlkit.evaluation.model_values import ModelValues
 from controlkit.evaluation.policies import EvaluatedPolicy, command
+from controlkit.evaluation.shrinkage import choose_shrinkage
 from controlkit.evaluation.value_features import ValueFeatures
 from controlkit.morec.log_support import thin
 from controlkit.progress import Progress
@@ -50,15 +53,18 @@ class FittedValues:
     """What FQE found.
 
     Attributes:
-        values: (P, M, N) value from each start state, per policy and member, plant units per period.
+        values: (P, M, N) value from each start state, per policy and member, plant units per period. Less the first
+            policy's it is the gain, shrunk where it was too noisy.
+        plain: (P, M, N) the same, never shrunk.
         outside: (P, M, N, L) the same of each limit's indicator: the discounted share of samples outside.
         bellman: (P,) what remains of the Bellman error, root mean square, in spreads of the reward.
         rows: (R,) recorded steps, evenly over the log; errors: (P, R) their temporal-difference errors
-            d + gamma C(s', pi(s')) - C(s, a), plant units per period, by the members that were not fitted on them; NaN
-            where all were.
+            d + gamma C(s', pi(s')) - C(s, a) of the plain ones, plant units per period, by the members that were not
+            fitted on them; NaN where all were.
     """
 
     values: Tensor
+    plain: Tensor
     outside: Tensor
     bellman: Tensor
     rows: Tensor
@@ -77,11 +83,12 @@ def fit_values(
     generator: torch.Generator,
     progress: Progress,
     limits: Sequence[Limit] = (),
+    exact: float = math.inf,
 ) -> FittedValues:
     """Evaluates all policies.
 
     Args:
-        policies: P of them.
+        policies: P of them; gains are over the first one.
         log: the evaluation log.
         starts: (N,) start rows, among the log's usable ones.
         estimand: gives discount and horizon.
@@ -91,6 +98,7 @@ def fit_values(
         generator: bootstrap, a stochastic policy's draws.
         progress: one unit per policy.
         limits: L of them.
+        exact: standard error from which on a gain is shrunk, plant units per period.
 
     Raises:
         TrainingError: a value is no number.
@@ -105,32 +113,45 @@ def fit_values(
     kept = thin(torch.arange(len(rows)), MAX_ERRORS)
     unseen = resamples.unseen(kept)  # (M, R)
     scale = float(reward.std()) or 1.0
-    values, shares, bellman, errors = [], [], [], []
+    values, plain, shares, bellman, errors = [], [], [], [], []
+    first: Tensor | None = None  # of the first policy, by each ridge
     progress.start("FQE", len(policies))
     for number, policy in enumerate(policies):
         step = _Step(policy, number, log, features, baseline, generator)
         base, ahead, after = step.recorded(rows)
         left = (1.0 - gamma) * reward + gamma * ahead * ~over - base  # (T,)
         after = regression.within(after) * (~over).unsqueeze(1)
-        found = regression.iterate(torch.cat([left.unsqueeze(1), outside], dim=1), after, estimand.horizon)
+        begin = regression.first_shrunk(torch.cat([left.unsqueeze(1), outside], dim=1))
+        found = regression.carry(begin, after, estimand.horizon)  # (M, F + 1, 1 + L + K)
         found = found / estimand.weight  # the sum is cut where rollouts are, and weighted as theirs
         _, seen = step.following(starts)  # (N, F + 1)
-        beyond = regression.within(seen) @ found  # (M, N, 1 + L)
-        value = beyond[..., 0] if baseline is None else baseline.start_value(number) + beyond[..., 0]
+        beyond = regression.within(seen) @ found  # (M, N, 1 + L + K)
         if not bool(torch.isfinite(beyond).all()):
             raise TrainingError(
                 "fitted Q evaluation ends in values that are not numbers",
                 where=f"policy {policy.name}",
                 cure="Look for extreme rewards or values in the evaluation part of the data.",
             )
+        by_ridge = torch.cat([beyond[..., :1], beyond[..., 1 + len(limits) :]], dim=2).movedim(-1, 0)  # (1 + K, M, N)
+        if baseline is not None:
+            by_ridge = by_ridge + baseline.start_value(number)
+        first = by_ridge if first is None else first
+        gains = by_ridge - first  # under equal ridges, so that what the policies share cancels
+        chosen = choose_shrinkage(gains.mean(dim=2), exact)
         gaps = _gaps(left, after, regression.now, found[..., 0], kept, gamma)  # (M, R)
-        values.append(value)
-        shares.append(beyond[..., 1:])
+        values.append(first[0] + gains[chosen])
+        plain.append(by_ridge[0])
+        shares.append(beyond[..., 1 : 1 + len(limits)])
         bellman.append(float(gaps.mean(dim=0).square().mean().sqrt()) / scale)
         errors.append(torch.where(unseen, gaps, torch.nan).nanmean(dim=0))
         progress.advance()
     return FittedValues(
-        torch.stack(values), torch.stack(shares), torch.tensor(bellman), rows[kept], torch.stack(errors)
+        torch.stack(values),
+        torch.stack(plain),
+        torch.stack(shares),
+        torch.tensor(bellman),
+        rows[kept],
+        torch.stack(errors),
     )
 
 

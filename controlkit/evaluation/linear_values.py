@@ -19,6 +19,9 @@ from torch import Tensor
 
 # Ridge as a share of the features' variance: decides between what the log cannot tell apart.
 RIDGE = 1e-3
+# Ridges to choose from where an estimate is too noisy (`shrinkage.py`), shares of that variance. Under the last one
+# hardly more than the mean is left.
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 # Blocks of time at most; longer blocks are made of a longer log.
 MAX_BLOCKS = 400
 # Share of the recorded steps whose leverage is that of a known place; the rest may be a spike or two.
@@ -69,11 +72,9 @@ class LinearRegression:
         self.now, self.resamples, self.gamma = with_one(now), resamples, gamma
         weighted = self.now if weight is None else self.now * weight.double().unsqueeze(1)
         self._weighted = weighted
-        size = self.now.shape[1]
-        ridge = RIDGE * (1.0 - gamma) * len(now) * torch.eye(size, dtype=torch.float64)
-        ridge[-1, -1] = 1e-9 * len(now)
-        self._factor = torch.linalg.cholesky(self._sums(self.now) + ridge)  # (M, F + 1, F + 1)
-        self._ridge = ridge
+        self._gram = self._sums(self.now)  # (M, F + 1, F + 1)
+        self._ridge = self._held(RIDGE * (1.0 - gamma))
+        self._factor = torch.linalg.cholesky(self._gram + self._ridge)
 
     def within(self, features: Tensor) -> Tensor:
         """Features (B, F + 1), those beyond the recorded ones drawn back towards the log's mean, as far as needed.
@@ -84,6 +85,17 @@ class LinearRegression:
         least, known = self._edge
         pull = ((known - least) / (self._leverage(features) - least).clamp(min=1e-12)).clamp(min=0.0, max=1.0).sqrt()
         return torch.cat([features[:, :-1] * pull.unsqueeze(1), features[:, -1:]], dim=1)
+
+    @cached_property
+    def _heavy(self) -> list[Tensor]:
+        """Cholesky factors (M, F + 1, F + 1) under each of `RIDGES`."""
+        return [torch.linalg.cholesky(self._gram + self._held(share)) for share in RIDGES]
+
+    def _held(self, share: float) -> Tensor:
+        """A ridge of so many variances of the features; the constant goes free."""
+        ridge = share * len(self.now) * torch.eye(self.now.shape[1], dtype=torch.float64)
+        ridge[-1, -1] = 1e-9 * len(self.now)
+        return ridge
 
     @cached_property
     def _hull(self) -> Tensor:
@@ -111,7 +123,22 @@ class LinearRegression:
             after: (T, F + 1) features of the next state and command (`with_one`), all 0 where nothing follows.
             horizon: how many steps are looked ahead.
         """
-        first = torch.cholesky_solve(self._sums(reward.double()), self._factor)  # (M, F + 1, R)
+        first = torch.cholesky_solve(self._sums(reward.double()), self._factor)
+        return self.carry(first, after, horizon)
+
+    def first_shrunk(self, reward: Tensor) -> Tensor:
+        """The first regression, of the rewards (T, R) themselves, and that of the first of them once more under each of
+        `RIDGES`: (M, F + 1, R + K)."""
+        sums = self._sums(reward.double())
+        heavy = [torch.cholesky_solve(sums[..., :1], factor) for factor in self._heavy]
+        return torch.cat([torch.cholesky_solve(sums, self._factor), *heavy], dim=2)
+
+    def carry(self, first: Tensor, after: Tensor, horizon: int) -> Tensor:
+        """Coefficients (M, F + 1, R) after `horizon` regressions, of which the first one gave `first`; see `iterate`.
+
+        The regressions of what follows have the usual ridge, whatever the first one had: what the features become is
+        far better known than what a step is worth, and a ridge there would draw policies to the log's mean state.
+        """
         onward = self.gamma * torch.cholesky_solve(self._sums(after), self._factor)  # (M, F + 1, F + 1)
         # One that grows without end would end in infinity, of which no mean and no interval can be taken.
         most = HUGE * first.abs().amax(dim=(0, 1))  # (R,)
