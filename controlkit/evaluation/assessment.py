@@ -16,37 +16,32 @@ import torch
 from controlkit.config import ScalingConfig, SplitConfig
 from controlkit.dataset import Split, TransitionDataset
 from controlkit.errors import ControlkitError
-from controlkit.evaluation.back_test import BackTest, back_test
+from controlkit.evaluation.back_test import back_test
 from controlkit.evaluation.bootstrap import (
     LEVEL,
-    Estimate,
-    StandardError,
     jackknife,
     moving_block,
-    refits,
     t_interval,
-    union,
 )
 from controlkit.evaluation.borders import require_formula, require_regime_tag, require_same_plant
 from controlkit.evaluation.candidates import Candidate
 from controlkit.evaluation.content import describe
-from controlkit.evaluation.doubly_robust import correct, ratios
-from controlkit.evaluation.estimand import MAX_GAMMA, Estimand, Starts, choose_estimand, choose_starts
+from controlkit.evaluation.doubly_robust import ratios
+from controlkit.evaluation.estimand import MAX_GAMMA, Estimand, choose_estimand, choose_starts
 from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluation_model
-from controlkit.evaluation.findings import CandidateFindings, Findings
-from controlkit.evaluation.fqe import FittedValues, fit_values
-from controlkit.evaluation.importance import effective_samples
-from controlkit.evaluation.in_sample import InSample, InSampleFound, InSampleValues
-from controlkit.evaluation.limits import Limit, judge_limit, limits_of
-from controlkit.evaluation.model_rollouts import RolledOut, roll_out_folds, values
+from controlkit.evaluation.findings import Findings
+from controlkit.evaluation.fqe import fit_values
+from controlkit.evaluation.in_sample import InSample
+from controlkit.evaluation.judging import Shared, by_fqe, by_model, judge_candidate
+from controlkit.evaluation.limits import limits_of
+from controlkit.evaluation.model_rollouts import roll_out_folds, values
 from controlkit.evaluation.model_values import ModelValues
 from controlkit.evaluation.policies import EvaluatedPolicy, fit_operator, operator_policy, unexplained
 from controlkit.evaluation.recorded_reward import learned_reward
 from controlkit.evaluation.report import Report
-from controlkit.evaluation.support import RecordedSteps, find_support
+from controlkit.evaluation.support import RecordedSteps
 from controlkit.evaluation.value_features import ValueFeatures
-from controlkit.evaluation.verdict import AGREEMENT, Evidence, decide
-from controlkit.models.actor import BehaviourClone
+from controlkit.evaluation.verdict import AGREEMENT
 from controlkit.objective import CommandLimits, Objective
 from controlkit.progress import Progress, Silent
 from controlkit.replay import LoggedTransitions
@@ -234,7 +229,7 @@ def assess(
     clone_error = jackknife(alone.values.mean(dim=(1, 2)).numpy())
     in_sample = InSample(log, model.folds, clones, starts.rows, estimand, features, members, generator)
     recorded = RecordedSteps(log, model, limits, scaling)
-    common = _Common(
+    shared = Shared(
         rolled,
         filtered,
         fitted,
@@ -251,13 +246,12 @@ def assess(
         ratios(rolled[0], model, recorded, log, fitted.rows, estimand),
         clones[0],
         float(rest[rest.abs().argmax()]),
-        seed,
     )
     level = 1.0 - (1.0 - LEVEL) / len(policies)  # Bonferroni: the best of many looks better than it is
     progress.start("support and limits", len(policies))
     candidates = []
     for number, policy in enumerate(policies, start=1):
-        candidates.append(_candidate(policy, number, common, level, rng))
+        candidates.append(judge_candidate(policy, number, shared, level, rng))
         progress.advance()
     block = starts.block(estimand)
     logged = t_interval(float(starts.returns.mean()), [moving_block(starts.returns, block, rng)])
@@ -267,13 +261,13 @@ def assess(
         logged=logged,
         model=model,
         back_test=tested,
-        operator_model=_by_model(values(rolled[0]), block, LEVEL, rng),
-        operator_fqe=_by_fqe(fitted.values[0], block, LEVEL, rng, clone_error),
+        operator_model=by_model(values(rolled[0]), block, LEVEL, rng),
+        operator_fqe=by_fqe(fitted.values[0], block, LEVEL, rng, clone_error),
         operator_rolled=rolled[0],
         operator_fqe_by_start=fitted.values[0],
         clones_by_start=alone.values.mean(dim=1),
         candidates=tuple(candidates),
-        recorded=common.recorded,
+        recorded=recorded,
         log=log,
         first_row=begin,
         units={tag: described.unit for tag, described in data.spec.tags.items()},
@@ -282,116 +276,6 @@ def assess(
         quick=False,
         seconds=time.monotonic() - began,
     )
-
-
-@dataclass(frozen=True)
-class _Common:
-    """What all candidates share; entry 0 of `rolled` and `fitted` is the cloned operator."""
-
-    rolled: list[list[RolledOut]]
-    filtered: dict[int, torch.Tensor]
-    fitted: FittedValues
-    clone_error: StandardError
-    in_sample: InSample
-    model: EvaluationModel
-    tested: BackTest
-    log: LoggedTransitions
-    starts: Starts
-    estimand: Estimand
-    objective: Objective
-    limits: tuple[Limit, ...]
-    recorded: RecordedSteps
-    operator_ratios: torch.Tensor
-    clone: BehaviourClone
-    unexplained: float
-    seed: int
-
-
-def _candidate(
-    policy: EvaluatedPolicy, number: int, common: _Common, level: float, rng: np.random.Generator
-) -> CandidateFindings:
-    """Everything about one policy, and its verdict; `number` is its place in `rolled` and `fitted`."""
-    starts, estimand, objective, tested = common.starts, common.estimand, common.objective, common.tested
-    rolled, fitted = common.rolled, common.fitted
-    block, logged = starts.block(estimand), float(starts.returns.mean())
-    operator, mine = values(rolled[0]), values(rolled[number])  # (K, N)
-    gain_model = _by_model(mine - operator, block, level, rng)
-    clone_error = common.clone_error
-    gain_fqe = _by_fqe(fitted.values[number] - fitted.values[0], block, level, rng, clone_error)
-    gain = union(gain_model, gain_fqe)
-    preferred = common.filtered.get(number)
-    filtered = None if preferred is None else _by_model(preferred, block, level, rng)
-    support = find_support(rolled[number], common.recorded, policy.dynamics_reward, estimand)
-    judged_limits = tuple(
-        judge_limit(limit, objective, rolled[number], rolled[0], block, level, rng) for limit in common.limits
-    )
-    outside_fqe = tuple(
-        _by_fqe(fitted.outside[number, ..., column], block, level, rng) if limit.tag else None
-        for column, limit in enumerate(common.limits)
-    )
-    robust = correct(
-        fitted,
-        number,
-        ratios(rolled[number], common.model, common.recorded, common.log, fitted.rows, estimand),
-        common.operator_ratios,
-        block,
-        max(1, estimand.block * len(fitted.rows) // len(common.log.rows)),
-        estimand,
-        rng,
-        level,
-        clone_error,
-    )
-    evidence = Evidence(
-        spread=float(starts.returns.std()),
-        blocks=starts.blocks,
-        weight=estimand.weight,
-        back_test_bias=tested.bias,
-        fan_coverage=tested.fan_coverage,
-        self_check_model=float(operator.mean()) - logged,
-        self_check_fqe=float(fitted.values[0].mean()) - logged,
-        unexplained=common.unexplained,
-        support=support.share,
-        late_support=support.late,
-        gain_model=gain_model.value,
-        gain_fqe=gain_fqe.value,
-        gain_low=gain.low,
-        gain_high=gain.high,
-        limits=judged_limits,
-    )
-    terms = {
-        name: _by_model(values(rolled[number], name) - values(rolled[0], name), block, level, rng)
-        for name in objective.term_names
-    }
-    return CandidateFindings(
-        name=policy.name,
-        decision=decide(evidence),
-        evidence=evidence,
-        by_model=_by_model(mine, block, level, rng),
-        by_fqe=_by_fqe(fitted.values[number], block, level, rng),
-        fqe_by_start=fitted.values[number],
-        by_filter=filtered,
-        gain_model=gain_model,
-        gain_fqe=gain_fqe,
-        gain=gain,
-        doubly_robust=robust,
-        outside_fqe=outside_fqe,
-        terms=terms,
-        support=support,
-        rolled=rolled[number],
-        bellman=float(fitted.bellman[number]),
-        effective=effective_samples(
-            policy, common.clone, common.log, starts.rows, estimand.horizon, CommandLimits(objective.spec)
-        ),
-        in_sample=_in_sample(common.in_sample.of(policy), block, level, rng),
-    )
-
-
-def _in_sample(found: InSampleValues, block: int, level: float, rng: np.random.Generator) -> InSampleFound:
-    """The third estimate of a policy, with its interval, or why there is none."""
-    if found.reason:
-        return InSampleFound(None, None, found.effective, found.needed, found.bandwidth, found.reason)
-    value, gain = (_by_fqe(each, block, level, rng) for each in (found.values, found.gains))
-    return InSampleFound(value, gain, found.effective, found.needed, found.bandwidth)
 
 
 def _roll_out_filtered(
@@ -409,15 +293,3 @@ def _roll_out_filtered(
             each = [[policy] * len(model.folds)]
             found[number] = values(roll_out_folds(model, each, log, rows, estimand, seed, filtered=True)[0])
     return found
-
-
-def _by_model(found: torch.Tensor, block: int, level: float, rng: np.random.Generator) -> Estimate:
-    """Interval from (K, N) values by fold and start: refits without a block, and blocks of start states."""
-    per_fold, per_start = found.mean(dim=1).numpy(), found.mean(dim=0).numpy()
-    return t_interval(float(found.mean()), [jackknife(per_fold), moving_block(per_start, block, rng)], level)
-
-
-def _by_fqe(found: torch.Tensor, block: int, level: float, rng: np.random.Generator, *more: StandardError) -> Estimate:
-    """Interval from (M, N) values by member and start: bootstrap refits, and blocks of start states."""
-    per_member, per_start = found.mean(dim=1).numpy(), found.mean(dim=0).numpy()
-    return t_interval(float(found.mean()), [refits(per_member), moving_block(per_start, block, rng), *more], level)

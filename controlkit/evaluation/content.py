@@ -141,6 +141,7 @@ def _candidate(
         "gain_doubly_robust": _estimate(c.doubly_robust.gain),
         "model": _estimate(c.by_model),
         "fqe": _estimate(c.by_fqe),
+        "fqe_ridge": c.ridge,
         "doubly_robust": _estimate(c.doubly_robust.value),
         "doubly_robust_effective": c.doubly_robust.effective,
         "model_filtered": None if c.by_filter is None else _estimate(c.by_filter),

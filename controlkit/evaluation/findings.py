@@ -32,6 +32,7 @@ class CandidateFindings:
         by_model, by_fqe: its value; by_filter: by rollouts with MOREC's filter, `None` where its run has none.
         fqe_by_start: (M, N) its value by each member of the FQE ensemble, from each start state.
         gain_model, gain_fqe: policy minus cloned operator; gain: the model's, with both intervals joined.
+        ridge: share of its features' variance by which FQE's gain was shrunk because it was too noisy; 0 where not.
         doubly_robust: FQE, corrected by what its Q functions get wrong where the policy goes.
         outside_fqe: per limit the discounted share of samples outside by FQE; `None` for trips.
         terms: gain per term of the objective, by model rollouts.
@@ -52,6 +53,7 @@ class CandidateFindings:
     gain_model: Estimate
     gain_fqe: Estimate
     gain: Estimate
+    ridge: float
     doubly_robust: DoublyRobust
     outside_fqe: tuple[Estimate | None, ...]
     terms: dict[str, Estimate]

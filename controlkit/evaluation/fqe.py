@@ -33,7 +33,7 @@ from torch import Tensor
 from controlkit.errors import TrainingError
 from controlkit.evaluation.estimand import Estimand
 from controlkit.evaluation.limits import Limit, recorded_outside
-from controlkit.evaluation.linear_values import LinearRegression, Resamples, with_one
+from controlkit.evaluation.linear_values import RIDGES, LinearRegression, Resamples, with_one
 from controlkit.evaluation.model_values import ModelValues
 from controlkit.evaluation.policies import EvaluatedPolicy, command
 from controlkit.evaluation.shrinkage import choose_shrinkage
@@ -57,6 +57,7 @@ class FittedValues:
             policy's it is the gain, shrunk where it was too noisy.
         plain: (P, M, N) the same, never shrunk.
         outside: (P, M, N, L) the same of each limit's indicator: the discounted share of samples outside.
+        ridges: (P,) of `RIDGES` by which a gain was shrunk, 0 where it was not.
         bellman: (P,) what remains of the Bellman error, root mean square, in spreads of the reward.
         rows: (R,) recorded steps, evenly over the log; errors: (P, R) their temporal-difference errors
             d + gamma C(s', pi(s')) - C(s, a) of the plain ones, plant units per period, by the members that were not
@@ -66,6 +67,7 @@ class FittedValues:
     values: Tensor
     plain: Tensor
     outside: Tensor
+    ridges: Tensor
     bellman: Tensor
     rows: Tensor
     errors: Tensor
@@ -113,7 +115,7 @@ def fit_values(
     kept = thin(torch.arange(len(rows)), MAX_ERRORS)
     unseen = resamples.unseen(kept)  # (M, R)
     scale = float(reward.std()) or 1.0
-    values, plain, shares, bellman, errors = [], [], [], [], []
+    values, plain, shares, ridges, bellman, errors = [], [], [], [], [], []
     first: Tensor | None = None  # of the first policy, by each ridge
     progress.start("FQE", len(policies))
     for number, policy in enumerate(policies):
@@ -142,6 +144,7 @@ def fit_values(
         values.append(first[0] + gains[chosen])
         plain.append(by_ridge[0])
         shares.append(beyond[..., 1 : 1 + len(limits)])
+        ridges.append((0.0, *RIDGES)[chosen])
         bellman.append(float(gaps.mean(dim=0).square().mean().sqrt()) / scale)
         errors.append(torch.where(unseen, gaps, torch.nan).nanmean(dim=0))
         progress.advance()
@@ -149,6 +152,7 @@ def fit_values(
         torch.stack(values),
         torch.stack(plain),
         torch.stack(shares),
+        torch.tensor(ridges),
         torch.tensor(bellman),
         rows[kept],
         torch.stack(errors),

@@ -141,6 +141,12 @@ def _estimates(content: Content) -> list[str]:
         parts.append(
             f"<details><summary>The same in figures{of_candidate(content, candidate)}</summary>{figures}</details>"
         )
+        if candidate["fqe_ridge"]:
+            parts.append(
+                f'<p class="note">FQE{of_candidate(content, candidate)} was too noisy to hold the model against: what '
+                f"it learned of the model's errors is shrunk (ridge {candidate['fqe_ridge']:g}), and small errors "
+                "of the model may be shrunk with it.</p>"
+            )
         logged = content["operator"]["terms"]
         rows = [
             [

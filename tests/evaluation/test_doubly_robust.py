@@ -21,7 +21,9 @@ ESTIMAND = Estimand(GAMMA, 30)
 def fitted(wrong: float, errors: torch.Tensor) -> FittedValues:
     """Operator and one policy, whose Q functions are too high by `wrong`; the truth is 2."""
     values = torch.full((2, 3, 50), 2.0 + wrong, dtype=torch.float64)
-    return FittedValues(values, values, torch.zeros(2, 3, 50, 0), torch.zeros(2), torch.arange(errors.shape[1]), errors)
+    return FittedValues(
+        values, values, torch.zeros(2, 3, 50, 0), torch.zeros(2), torch.zeros(2), torch.arange(errors.shape[1]), errors
+    )
 
 
 def estimated(found: FittedValues, weights: torch.Tensor) -> float:

@@ -175,6 +175,20 @@ def test_without_a_baseline_a_quadratic_value_is_found(plant: LinearPlant, found
     assert float(fitted.values.mean()) == pytest.approx(truth, abs=0.15 * float(found.starts.returns.std()))
 
 
+def test_only_gains_are_shrunk_and_only_where_they_are_too_noisy(plant: LinearPlant, found: Findings) -> None:
+    features = ValueFeatures(found.log, Objective(plant.spec()), ScalingConfig())
+    policies, starts, results = [plant.policy(0.5), plant.policy(0.9)], found.starts.rows, []
+    for exact in (np.inf, 1e-9):
+        generator = torch.Generator().manual_seed(0)
+        results.append(
+            fit_values(policies, found.log, starts, ESTIMAND, features, None, 8, generator, Silent(), exact=exact)
+        )
+    for fitted in results:
+        assert torch.equal(fitted.plain, results[0].values)
+        assert torch.equal(fitted.values[0], fitted.plain[0])
+    assert not torch.equal(results[1].values[1], results[1].plain[1])
+
+
 def test_values_that_are_no_numbers_are_refused(plant: LinearPlant, linear_log: TransitionDataset) -> None:
     rewards = linear_log.rewards.copy()
     rewards[2000] = np.inf
