@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ from controlkit.artifacts import RunFolder
 from controlkit.errors import ArtifactError, ControlkitError
 from controlkit.evaluation import EXIT_CODES, Report, evaluate, write_report
 from controlkit.evaluation.candidates import of_run
+from controlkit.evaluation.page import render
 from controlkit.evaluation.pictures import WIDTH, picture
 from controlkit.evaluation.report import FIGURES
 from controlkit.progress import Silent
@@ -169,6 +171,14 @@ def test_json_is_plain_and_versioned(written: Path, report: Report) -> None:
     assert content["best"] in ("one", "two")
     # Several candidates: each interval is wider than it would be alone.
     assert content["candidates"][0]["gain"]["level"] == pytest.approx(0.975)
+
+
+def test_a_gain_that_was_shrunk_is_said_to_be(report: Report) -> None:
+    content = copy.deepcopy(dict(report.content))
+    for candidate, ridge in zip(content["candidates"], (0.0, 3.0), strict=True):
+        candidate["fqe_ridge"] = ridge
+    text = " ".join(Elements(render(content, {})).text)
+    assert re.findall(r"FQE( for \w+) was too noisy .*?(\(ridge [\d.]+\))", text) == [(" for two", "(ridge 3)")]
 
 
 def test_size(written: Path) -> None:
