@@ -32,7 +32,7 @@ from controlkit.evaluation.evaluation_model import EvaluationModel, fit_evaluati
 from controlkit.evaluation.findings import Findings
 from controlkit.evaluation.fqe import fit_values
 from controlkit.evaluation.in_sample import InSample
-from controlkit.evaluation.judging import Shared, by_fqe, by_model, judge_candidate
+from controlkit.evaluation.judging import Shared, by_fqe, by_model, doubly_robust, judge_candidate
 from controlkit.evaluation.limits import limits_of
 from controlkit.evaluation.model_rollouts import roll_out_folds, values
 from controlkit.evaluation.model_values import ModelValues
@@ -263,6 +263,7 @@ def assess(
         back_test=tested,
         operator_model=by_model(values(rolled[0]), block, LEVEL, rng),
         operator_fqe=by_fqe(fitted.values[0], block, LEVEL, rng, clone_error),
+        operator_doubly_robust=doubly_robust(0, shared, LEVEL, rng).value,
         operator_rolled=rolled[0],
         operator_fqe_by_start=fitted.values[0],
         clones_by_start=alone.values.mean(dim=1),

@@ -81,6 +81,7 @@ def describe(
             "logged": _estimate(found.logged),
             "model": _estimate(found.operator_model),
             "fqe": _estimate(found.operator_fqe),
+            "doubly_robust": _estimate(found.operator_doubly_robust),
             "unexplained_autocorrelation": found.candidates[0].evidence.unexplained,
             "actuators": [asdict(use) for use in _recorded_use(found, spec)],
             "distributions": distributions(spec, recorded, _recorded_alive(found), ends),

@@ -64,6 +64,7 @@ def values(content: Content) -> Figure:
         ("operator: realised", operator["logged"], RECORDED, "x"),
         ("operator: model rollouts", operator["model"], OPERATOR, "circle"),
         ("operator: FQE", operator["fqe"], OPERATOR, "square"),
+        ("operator: doubly robust", operator["doubly_robust"], OPERATOR, "triangle-up"),
     ]
     for candidate in content["candidates"]:
         name = candidate["name"]

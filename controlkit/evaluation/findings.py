@@ -72,9 +72,9 @@ class Findings:
         estimand, starts: what is estimated, and from where.
         logged: the realised value of the logged operator.
         model, back_test: the evaluation model, and how it predicts what it has not seen.
-        operator_model, operator_fqe: the cloned operator's value by each estimator; operator_rolled: its rollouts;
-            operator_fqe_by_start: (M, N) as of a candidate; clones_by_start: (K, N) of each clone by plain FQE, for the
-            error of cloning.
+        operator_model, operator_fqe, operator_doubly_robust: the cloned operator's value by each estimator.
+        operator_rolled: its rollouts; operator_fqe_by_start: (M, N) as of a candidate; clones_by_start: (K, N) of each
+            clone by plain FQE, for the error of cloning.
         candidates: the policies.
         recorded: the log's steps; log: the evaluation log; first_row: where it begins in the data set.
         units: unit of every tag.
@@ -88,6 +88,7 @@ class Findings:
     back_test: BackTest
     operator_model: Estimate
     operator_fqe: Estimate
+    operator_doubly_robust: Estimate
     operator_rolled: list[RolledOut]
     operator_fqe_by_start: Tensor
     clones_by_start: Tensor

@@ -43,7 +43,7 @@ def test_the_interval_of_the_gain_holds_the_true_gain(plant: LinearPlant, found:
 
 def test_the_operator_is_found_again(plant: LinearPlant, found: Findings) -> None:
     truth = plant.true_value(OPERATOR_GAIN, start_states(found), found.estimand, OPERATOR_NOISE)
-    for estimate in (found.logged, found.operator_model, found.operator_fqe):
+    for estimate in (found.logged, found.operator_model, found.operator_fqe, found.operator_doubly_robust):
         assert estimate.low <= truth <= estimate.high
 
 
