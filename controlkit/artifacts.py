@@ -250,6 +250,7 @@ def build_critics(config: RunConfig, spec: PlantSpec, generator: torch.Generator
         hidden=config.policy.hidden,
         act=config.policy.activation,
         generator=generator,
+        norm=config.policy.critic_norm,
     )
 
 

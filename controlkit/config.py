@@ -318,6 +318,8 @@ class PolicyConfig(Strict):
         updates: gradient steps.
         real_ratio: share of logged transitions in a batch.
         target_entropy: per action, for commands scaled to [-1, 1].
+        critic_norm: layer normalisation in the critics instead of their linear path: what they say of commands and
+            states beyond the data stays bounded, where a line goes on for ever (arXiv 2302.02948).
         warm_start: updates that first bring the actor to the operator's command (cloned or recorded: `anchor_to`), so
             that the first rollouts do not begin with whatever fresh weights do to a plant.
         critic_warm_start: of `updates`, so many first ones train the critics alone, on what the actor does after its
@@ -340,6 +342,7 @@ class PolicyConfig(Strict):
     commands: Literal["limits", "logged"] = "limits"
     hidden: Hidden = (256, 256)
     activation: Activation = "relu"
+    critic_norm: bool = False
     actor_learning_rate: Positive = 1e-4
     critic_learning_rate: Positive = 3e-4
     gamma: Annotated[float, Field(ge=0, lt=1)] = 0.99

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from controlkit.models.layers import BatchedLinear, BatchedMLP, SmoothLeaky
+from controlkit.models.layers import BatchedLinear, BatchedMLP, LayerNorm, SmoothLeaky
 
 
 class ExplicitMLP:
@@ -29,18 +29,20 @@ class ExplicitMLP:
     def __init__(self, net: BatchedMLP, buffers: ExplicitMLP | None = None) -> None:
         layers = [layer for layer in net.body if isinstance(layer, BatchedLinear)]
         self.layers = [_Layer(layer) for layer in layers]
-        self.acts = [layer for layer in net.body if not isinstance(layer, BatchedLinear)]
+        self.acts = [layer for layer in net.body if not isinstance(layer, BatchedLinear | LayerNorm)]
+        self.normed = any(isinstance(layer, LayerNorm) for layer in net.body)
         self.skip = None if net.skip is None else _Layer(net.skip)
         self.members = len(layers[0].weight)
         self._buffers: dict[tuple[object, ...], Tensor] = {} if buffers is None else buffers._buffers
         self._inputs: list[Tensor] = []
         self._before: list[Tensor] = []
+        self._moments: list[tuple[Tensor, Tensor, Tensor]] = []  # before normalisation, its means, 1 / its spreads
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """(E, B, in), or (B, in) that all members share -> (E, B, out). `x` must stay as it is until the backward."""
         x = x.expand(self.members, *x.shape) if x.dim() == 2 else x
-        self._inputs, self._before = [x], []
+        self._inputs, self._before, self._moments = [x], [], []
         value = x
         for number, (layer, act) in enumerate(zip(self.layers, [*self.acts, None], strict=True)):
             before = self._buffer("before", number, value, layer.outputs)
@@ -49,6 +51,8 @@ class ExplicitMLP:
             if act is None:
                 value = before
                 break
+            if self.normed:
+                before = self._normalise(number, before)
             # A ReLU's slope can be read off its result.
             value = before.relu_() if isinstance(act, nn.ReLU) else act(before)
             self._before.append(before)
@@ -82,6 +86,10 @@ class ExplicitMLP:
                 torch.bmm(following, layer.turned, out=passed)
             before = self._before[number - 1]
             following = _through(self.acts[number - 1], passed, before if whole else before[:, :rows])
+            if self.normed:
+                following = _through_norm(
+                    following, *(each[:, :rows].contiguous() for each in self._moments[number - 1])
+                )
         if weights and self.skip is not None:
             self.skip.write(self._inputs[0] if whole else self._inputs[0][:, :rows], gradient)
         if inputs is None:
@@ -90,6 +98,16 @@ class ExplicitMLP:
         if self.skip is not None:
             result.baddbmm_(gradient, self.skip.turned[:, :, inputs])
         return result
+
+    def _normalise(self, number: int, raw: Tensor) -> Tensor:
+        """Of a layer's result, which is kept as it is."""
+        value = self._buffer("normed", number, raw, raw.shape[2])
+        mean, inverse = (self._buffer(kind, number, raw, 1) for kind in ("mean", "inverse"))
+        torch.ops.aten.native_layer_norm.out(
+            raw, raw.shape[2:], None, None, LayerNorm.EPSILON, out0=value, out1=mean, out2=inverse
+        )
+        self._moments.append((raw, mean, inverse))
+        return value
 
     def _buffer(self, kind: str, number: int, like: Tensor, width: int) -> Tensor:
         key = (kind, number, like.shape[1], width)
@@ -118,6 +136,14 @@ class _Layer:
         else:
             torch.bmm(x.transpose(1, 2), gradient, out=self.weight_gradient)
         torch.sum(gradient, dim=1, keepdim=True, out=self.bias_gradient)
+
+
+def _through_norm(gradient: Tensor, raw: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient before a normalisation from the one behind it."""
+    passed: Tensor = torch.ops.aten.native_layer_norm_backward(
+        gradient, raw, raw.shape[2:], mean, inverse, None, None, [True, False, False]
+    )[0]
+    return passed
 
 
 def _through(act: nn.Module, gradient: Tensor, before: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class Critics(nn.Module):
         hidden: sizes of the hidden layers.
         act: activation.
         generator: draws the initial weights.
+        norm: layer normalisation instead of the linear path.
     """
 
     def __init__(
@@ -31,11 +32,14 @@ class Critics(nn.Module):
         hidden: Sequence[int],
         act: Activation,
         generator: torch.Generator,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.members = members
         self.input_scaler = Affine(identity_scaler(observation_size + action_size))
-        self.net = BatchedMLP(members, observation_size + action_size, hidden, 1, act=act, generator=generator)
+        self.net = BatchedMLP(
+            members, observation_size + action_size, hidden, 1, act=act, generator=generator, skip=not norm, norm=norm
+        )
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """(B, O), (B, m) -> (C, B)."""

@@ -49,11 +49,26 @@ class BatchedLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+class LayerNorm(nn.Module):
+    """Every row to mean 0 and variance 1 over its features (Ba, Kiros, Hinton 2016, arXiv 1607.06450), without gain and
+    offset of its own, which the next layer has."""
+
+    EPSILON = 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:], eps=self.EPSILON)
+
+
 class BatchedMLP(nn.Module):
     """E multilayer perceptrons with a linear path around them: (E, B, in) -> (E, B, out).
 
     Plants are near linear where they are operated: the linear path learns that part (and carries it beyond the data),
     the perceptron the rest.
+
+    Args:
+        skip: whether there is a linear path.
+        norm: a `LayerNorm` before every activation, which bounds the last layer's inputs: without a linear path the
+            result is bounded, too.
     """
 
     def __init__(
@@ -67,12 +82,14 @@ class BatchedMLP(nn.Module):
         generator: torch.Generator,
         output_gain: float = 0.1,
         skip: bool = True,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         sizes = [inputs, *hidden]
         layers: list[nn.Module] = []
         for size, following in pairwise(sizes):
-            layers += [BatchedLinear(members, size, following, generator), activation(act)]
+            layers.append(BatchedLinear(members, size, following, generator))
+            layers += [LayerNorm(), activation(act)] if norm else [activation(act)]
         layers.append(BatchedLinear(members, sizes[-1], outputs, generator, output_gain))
         self.body = nn.Sequential(*layers)
         self.skip = BatchedLinear(members, inputs, outputs, generator, output_gain) if skip else None

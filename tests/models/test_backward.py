@@ -19,18 +19,21 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def network(act: Activation = "relu", outputs: int = 2, skip: bool = True) -> BatchedMLP:
+def network(act: Activation = "relu", outputs: int = 2, skip: bool = True, norm: bool = False) -> BatchedMLP:
     generator = torch.Generator().manual_seed(1)
-    net = BatchedMLP(3, 5, [7, 6], outputs, act=act, generator=generator, skip=skip).double()
+    net = BatchedMLP(3, 5, [7, 6], outputs, act=act, generator=generator, skip=skip, norm=norm).double()
     for parameter in net.parameters():
         parameter.data.uniform_(-0.7, 0.7, generator=generator)
     return net
 
 
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize(("outputs", "skip", "shared"), [(2, True, False), (1, True, True), (1, False, False)])
-def test_forward_and_backward_are_autograds(act: Activation, outputs: int, skip: bool, shared: bool) -> None:
-    net = network(act, outputs, skip)
+def test_forward_and_backward_are_autograds(
+    act: Activation, outputs: int, skip: bool, shared: bool, norm: bool
+) -> None:
+    net = network(act, outputs, skip, norm)
     reference = copy.deepcopy(net)
     flat, explicit = Flat(net.parameters()), ExplicitMLP(net)
     x = (normal(9, 5) if shared else normal(3, 9, 5)).requires_grad_(True)
@@ -50,9 +53,10 @@ def test_forward_and_backward_are_autograds(act: Activation, outputs: int, skip:
     assert torch.equal(flat.gradient, held)
 
 
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_rows_behind_the_gradient_do_not_count(act: Activation) -> None:
-    net = network(act)
+def test_rows_behind_the_gradient_do_not_count(act: Activation, norm: bool) -> None:
+    net = network(act, norm=norm)
     reference = copy.deepcopy(net)
     Flat(net.parameters())
     explicit = ExplicitMLP(net)

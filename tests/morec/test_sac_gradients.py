@@ -121,15 +121,17 @@ class Autograd:
         self.optimisers[number].step()
 
 
-@pytest.mark.parametrize("act", ["relu", "smooth_leaky"])
+@pytest.mark.parametrize(("act", "norm"), [("relu", False), ("smooth_leaky", False), ("relu", True)])
 @pytest.mark.parametrize(
     ("anchor", "unit", "to"), [(0.0, 1.0, "clone"), (0.7, 1.0, "clone"), (0.7, 3.0, "clone"), (0.7, 3.0, "log")]
 )
 @pytest.mark.parametrize("inputs", ["all", "current", "belief"])
-def test_an_update_is_the_one_that_autograd_makes(act: str, anchor: float, unit: float, to: str, inputs: str) -> None:
+def test_an_update_is_the_one_that_autograd_makes(
+    act: str, norm: bool, anchor: float, unit: float, to: str, inputs: str
+) -> None:
     spec = plant()
     rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 1e-2, "behaviour_anchor": anchor, "anchor_to": to}
-    config, models, critics = built(spec, activation=act, inputs=inputs, **rates)
+    config, models, critics = built(spec, activation=act, inputs=inputs, critic_norm=norm, **rates)
     limits = CommandLimits(spec)
     slow = Autograd(copy.deepcopy(models), copy.deepcopy(critics), limits, config.policy)
     slow.anchor_unit = unit
