@@ -152,6 +152,13 @@ class PolicyTraining:
         per_step = float(rewards.mean()) - worth * self._spread - centre
         return centre + per_step / (1.0 - self._policy.gamma)
 
+    @property
+    def largest_value(self) -> float:
+        """What the log's largest reward, in absolute value, is worth for ever, as the critics count it."""
+        rewards = self._log.rewards[self._log.rows]
+        centre = self._learner.reward_centre if isinstance(self._learner, PolicyLearner) else 0.0
+        return float((rewards - centre).abs().max()) / self._spread / (1.0 - self._policy.gamma)
+
     def final_actor(self) -> Actor:
         """The actor to keep."""
         return self._learner.final_actor()

@@ -32,6 +32,9 @@ from controlkit.replay import LoggedTransitions
 
 Metrics = list[dict[str, float]]
 
+# Mean values beyond this many times the largest that the log's rewards allow are no values.
+IMPLAUSIBLE = 2.0
+
 
 def train(folder: RunFolder, data: TransitionDataset, progress: Progress, world: RunFolder | None = None) -> Models:
     """Runs what is left to do in a run folder: dynamics, dynamics reward, policy.
@@ -81,10 +84,11 @@ def train(folder: RunFolder, data: TransitionDataset, progress: Progress, world:
     progress.start("policy", policy.epochs)
     progress.advance(policy.updates // config.rollout.every)
     policy.warm_start()
-    warned = False
+    warned, diverged, largest = False, False, policy.largest_value
     while not policy.finished:
         losses, rolled = policy.epoch()
         warned = warned or _warn_if_all_rejected(rolled, chooser, progress)
+        diverged = diverged or _warn_if_diverged(losses, policy.updates, largest, progress)
         metrics.append(
             _policy_row(policy.updates, losses, rolled, config.rollout.starts) | policy.constraints.figures()
         )
@@ -157,6 +161,19 @@ def _warn_if_all_rejected(rolled: Rollouts | None, chooser: TransitionFilter, pr
         f"Warning: the threshold {chooser.threshold:.3g}{'' if chooser.support is None else ' or the support'} ended "
         f"every rollout at its first step, so the policy learns from the log alone. Lower filter.threshold or raise "
         f"filter.survival."
+    )
+    return True
+
+
+def _warn_if_diverged(losses: Any, update: int, largest: float, progress: Progress) -> bool:
+    """Warns where values are beyond anything that the log's rewards allow, and says whether it did."""
+    value = float(getattr(losses, "mean_q", 0.0))
+    if value <= IMPLAUSIBLE * largest or not largest:
+        return False
+    progress.message(
+        f"Warning: the critics diverge (policy, update {update}: a mean value of {value:.3g}, where the log's largest "
+        f"reward for ever is worth {largest:.3g}). Set policy.critic_norm, or lower policy.critic_learning_rate and "
+        f"policy.tau."
     )
     return True
 

@@ -206,6 +206,27 @@ def test_what_is_off_is_said(tmp_path: Path, stored: tuple[TransitionDataset, di
     assert any("filter is off" in line for line in progress.messages)
 
 
+@pytest.mark.parametrize(("value", "said"), [(1e6, 1), (-1e6, 0), (None, 0)])
+def test_critics_that_diverge_are_named_once(
+    tmp_path: Path,
+    stored: tuple[TransitionDataset, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    value: float | None,
+    said: int,
+) -> None:
+    data, record = stored
+    update, progress = PolicyLearner.update, Silent()
+
+    def diverging(self: PolicyLearner, batch: Batch, generator: torch.Generator) -> Any:
+        losses = update(self, batch, generator)
+        return losses if value is None else losses._replace(mean_q=torch.tensor(value))
+
+    monkeypatch.setattr(PolicyLearner, "update", diverging)
+    train(RunFolder.create(tmp_path / "run", small_plant.config(), data, record), data, progress)
+    named = [line for line in progress.messages if "critics diverge" in line and "policy.critic_norm" in line]
+    assert len(named) == said
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     tmp_path: Path, stored: tuple[TransitionDataset, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
