@@ -1,12 +1,12 @@
 """How much a noisy estimate is shrunk: no more than is needed, and no more than its own noise hides.
 
 A regression on more features than a log supports learns noise, and the sum over a long horizon multiplies it. A ridge
-trades it for a bias. Chosen by the error of the next step (out of bag, say), the ridge would be the heaviest on every
-plant: what a single step has of the model's errors is far below its noise, and the little that is left adds up. It is
-chosen by what the estimate is for, therefore, the policy's gain, in the way of Su, Srinath and Krishnamurthy (2020,
-arXiv 2002.07729, after Lepski): from the lightest ridge on, as long as the intervals of all have a point in common.
-Theirs goes as far as that allows; here the first estimate that is exact enough ends it, so that one which is good as it
-is stays untouched, and remains a witness against the model.
+trades it for a bias. The error of the next step (out of bag, say) is no guide to how much: where the model is nearly
+right, what a single step has of its errors is far below the noise, so that the heaviest ridge wins, and yet it adds up.
+The ridge is chosen by what the estimate is for, therefore, the policy's gain, in the way of Su, Srinath and
+Krishnamurthy (2020, arXiv 2002.07729, after Lepski): from the lightest ridge on, as long as the intervals of all have a
+point in common. Theirs goes as far as that allows; here the first estimate that is exact enough ends it, so that one
+which is good as it is stays untouched, and remains a witness against the model.
 """
 
 from __future__ import annotations
