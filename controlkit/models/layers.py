@@ -50,8 +50,8 @@ class BatchedLinear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Every row to mean 0 and variance 1 over its features (Ba, Kiros, Hinton 2016, arXiv 1607.06450), without gain and
-    offset of its own, which the next layer has."""
+    """Every row to mean 0 and variance 1 over its features (Ba, Kiros, Hinton 2016, arXiv 1607.06450), without a gain
+    and an offset that are learned."""
 
     EPSILON = 1e-5
 
