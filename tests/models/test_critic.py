@@ -19,5 +19,6 @@ def test_normalised_critics_are_bounded_beyond_the_data(norm: bool, bounded: boo
     assert (float(far) < 10.0 * float(near)) == bounded
     weights = critics.net.body[-1].weight
     assert isinstance(weights, torch.Tensor)
+    weights = weights.detach()
     if norm:  # by the norm of the last layer's inputs
         assert float(far) <= float(weights.norm(dim=1).max()) * 32**0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,11 +36,21 @@ class _KilledInPolicy(Silent):
             (self._marker.parent / "policy-began").touch()
 
 
+def _meet_the_other(sweep: Path, name: str) -> None:
+    """Waits until two runs have begun: one may be through before the other's process is there."""
+    (sweep / f"began-{name}").touch()
+    until = time.monotonic() + 60.0
+    while len(list(sweep.glob("began-*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 def train_only(asked: dict[str, Any]) -> dict[str, Any]:
     """Trains; the gain follows from the policy's hash."""
     sweep, name = Path(asked["sweep"]), asked["name"]
     marker = sweep / DOOMED
     doomed = marker.is_file() and marker.read_text() == name
+    if marker.is_file():
+        _meet_the_other(sweep, name)
     resumed = (sweep / "runs" / name / "checkpoint.pt").is_file()
     with patch("controlkit.morec.learn_world.plot_health"):  # plots cost more than this training
         folder, _ = train_run(asked, _KilledInPolicy(marker) if doomed else Silent())
