@@ -156,7 +156,7 @@ def test_a_sweep_ends_the_same_whatever_happens_to_it(
     shutil.rmtree(ledger.folder / "runs" / doomed, ignore_errors=True)
 
     def unplug(table: Watched, event: Event) -> None:
-        began = {told.name for told in table.told if told.kind == "started"}
+        began = [told for told in table.told if told.kind == "started"]
         if event.kind == "started" and len(began) == 2:  # one on each machine: they wait for each other
             two_machines.remove_node(two_machines.second, allow_graceful=False)
 
