@@ -17,12 +17,7 @@ from controlkit.config import ScalingConfig, SplitConfig
 from controlkit.dataset import Split, TransitionDataset
 from controlkit.errors import ControlkitError
 from controlkit.evaluation.back_test import back_test
-from controlkit.evaluation.bootstrap import (
-    LEVEL,
-    jackknife,
-    moving_block,
-    t_interval,
-)
+from controlkit.evaluation.bootstrap import LEVEL, jackknife, moving_block, t_interval
 from controlkit.evaluation.borders import require_formula, require_regime_tag, require_same_plant
 from controlkit.evaluation.candidates import Candidate
 from controlkit.evaluation.content import describe
