@@ -271,6 +271,10 @@ class RolloutConfig(Strict):
             and the row before it bootstraps as usual. A number: it leads to an end that earns the log's mean reward,
             less so many of its spreads, for ever (the absorbing state of MOReL, arXiv 2005.05951); 0 says that beyond
             the data nothing is better than the operator.
+        rejected_unit: of that number: spreads of the log's rewards, for ever; or (`return`) spreads of the discounted
+            returns that its steps had, below their mean. Where steps differ in reward far more than in what they lead
+            to, one reward spread for ever is many of the latter; where a plant trips, the mean reward for ever is more
+            than any step was worth.
         constraints: `penalty` charges every violation at a fixed price; `lagrangian` gives each constraint of the plant
             a multiplier that rises while more of the rollouts' samples violate it than its tolerated share, and falls
             while fewer do.
@@ -292,6 +296,7 @@ class RolloutConfig(Strict):
     penalty: Literal["disagreement", "max_std", "mobile", "none"] = "disagreement"
     penalty_coefficient: NotNegative = 0.5
     rejected: float | Literal["bootstrap"] = "bootstrap"
+    rejected_unit: Literal["reward", "return"] = "reward"
     constraints: Literal["penalty", "lagrangian"] = "penalty"
     constraint_coefficient: NotNegative = 10.0
     multiplier_rate: Positive = 1.0
@@ -322,6 +327,9 @@ class PolicyConfig(Strict):
             states beyond the data stays bounded, where a line goes on for ever (arXiv 2302.02948).
         warm_start: updates that first bring the actor to the operator's command (cloned or recorded: `anchor_to`), so
             that the first rollouts do not begin with whatever fresh weights do to a plant.
+        critic_returns: updates that first bring the critics to the discounted returns that the log shows (arXiv
+            2406.13376). Their outputs are then scaled by these returns' mean and spread, which spares the time in which
+            values rise from 0 to where the plant's are: with `gamma` 0.99, to a hundred times a reward. 0 for none.
         critic_warm_start: of `updates`, so many first ones train the critics alone, on what the actor does after its
             warm start: fresh critics would lead it anywhere.
         centre_rewards: subtracts the log's mean reward, which changes no policy where episodes have no true end, and
@@ -353,6 +361,7 @@ class PolicyConfig(Strict):
     initial_alpha: Positive = 0.1
     target_entropy: float = -1.0
     warm_start: Annotated[int, Field(ge=0)] = 500
+    critic_returns: Annotated[int, Field(ge=0)] = 0
     critic_warm_start: Annotated[int, Field(ge=0)] = 0
     centre_rewards: bool = False
     behaviour_anchor: NotNegative = 0.0

@@ -7,8 +7,9 @@ moves every second update. Deviations from the paper:
 - Commands are judged after the plant's clamp and rate limit, with a straight-through gradient, targets too.
 - The actor is MOREC's own (a Gaussian whose mean is used), observations are scaled by the plant's ranges as everywhere,
   rewards are divided by the log's spread, and a linear path goes around each network.
-- The actor starts at the operator (`policy.warm_start`), the learning rates are the configuration's and fall
-  along a cosine, and the actor that is kept may be an average of the last ones.
+- The actor starts at the operator (`policy.warm_start`), the critics, where asked to, at the log's discounted returns
+  (`policy.critic_returns`), the learning rates are the configuration's and fall along a cosine, and the actor that is
+  kept may be an average of the last ones.
 """
 
 from __future__ import annotations
@@ -88,6 +89,15 @@ class TD3BCLearner(LogLearner):
             self._update_actor(batch)
         self.finish_update()
         return TD3BCLosses(critic_loss.detach(), *self._last)
+
+    def fit_values(self, observation: Tensor, action: Tensor, value: Tensor) -> Tensor:
+        """One step that brings the critics to known values, and the targets with them: (B, O), (B, m), (B,) in scaled
+        rewards -> the loss."""
+        self.set_rate(self.critic_optimiser, self.config.critic_learning_rate)
+        loss: Tensor = (self.critics(observation, action) - value).square().mean(dim=1).sum()
+        descend(loss, self.critic_optimiser)
+        self.targets.load_state_dict(self.critics.state_dict())
+        return loss.detach()
 
     @torch.no_grad()
     def target(self, batch: Batch, generator: torch.Generator) -> Tensor:

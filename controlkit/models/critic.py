@@ -13,6 +13,10 @@ from controlkit.models.layers import Activation, Affine, BatchedMLP, identity_sc
 class Critics(nn.Module):
     """C critics Q_c(s, a), in units of the scaled reward.
 
+    The networks' outputs are multiplied by `value_spread` and added to `value_centre` (1 and 0 until they are set).
+    Discounted sums lie far from 0 and differ little, and a network that starts at 0 takes thousands of steps to get to
+    where they begin to differ.
+
     Args:
         observation_size: O.
         action_size: m.
@@ -37,6 +41,11 @@ class Critics(nn.Module):
         super().__init__()
         self.members = members
         self.input_scaler = Affine(identity_scaler(observation_size + action_size))
+        # Settings rather than weights: whoever builds the critics gives them again.
+        self.register_buffer("value_centre", torch.tensor(0.0), persistent=False)
+        self.register_buffer("value_spread", torch.tensor(1.0), persistent=False)
+        self.value_centre: Tensor
+        self.value_spread: Tensor
         self.net = BatchedMLP(
             members, observation_size + action_size, hidden, 1, act=act, generator=generator, skip=not norm, norm=norm
         )
@@ -45,4 +54,9 @@ class Critics(nn.Module):
         """(B, O), (B, m) -> (C, B)."""
         x = self.input_scaler(torch.cat([observation, action], dim=-1))
         values: Tensor = self.net(x.expand(self.members, *x.shape)).squeeze(-1)
-        return values
+        return values * self.value_spread + self.value_centre
+
+    def scale_values(self, centre: float, spread: float) -> None:
+        """Says where values lie, and how far apart, in units of the scaled reward."""
+        self.value_centre.fill_(centre)
+        self.value_spread.fill_(spread)

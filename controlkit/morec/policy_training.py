@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from controlkit.artifacts import Models, build_critics
 from controlkit.baselines.bc import BCLearner
@@ -19,6 +20,7 @@ from controlkit.morec.constraints import AT_A_TIME, Constraints
 from controlkit.morec.dynamics import WorldModel
 from controlkit.morec.exogenous import sequence
 from controlkit.morec.fixed_rollout import make_roller
+from controlkit.morec.logged_returns import logged_returns
 from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.rollout import Rollouts, StartRows, training_reward
 from controlkit.morec.streams import stage_generator
@@ -29,6 +31,8 @@ from controlkit.replay import LoggedTransitions, ModelTransitions
 from controlkit.spec import PlantSpec
 
 Learner = PolicyLearner | LogLearner
+# Those that have critics.
+WithValues = PolicyLearner | TD3BCLearner
 
 
 class Epoch(NamedTuple):
@@ -66,6 +70,7 @@ class PolicyTraining:
         _prepare_actor(models, log, config)
         critics = _scaled_critics(models, spec, config)
         self._learner = _learner(models, critics, log, config, self._spread, self._world)
+        self._returns = self._logged_returns()
         self.constraints = Constraints(self._world.objective, rollout, log, self._spread)
         capacity = rollout.keep * rollout.starts * rollout.length if self._imagines else 0
         self._ring = ModelTransitions(log.layout, capacity, config.device, len(self.constraints.names))
@@ -111,7 +116,8 @@ class PolicyTraining:
         return self.updates >= self._policy.updates
 
     def warm_start(self) -> None:
-        """Brings the actor near the operator, the one that it is anchored to; nothing where training has begun."""
+        """Brings the actor near the operator, the one that it is anchored to, and the critics to what the log's steps
+        were worth; nothing where training has begun."""
         for _ in range(self._policy.warm_start if not self.updates else 0):
             rows = self._log.sample(self._policy.batch_size, self._generator)
             observation = self._log.observe(rows)
@@ -121,6 +127,12 @@ class PolicyTraining:
                 with torch.no_grad():
                     command = self._behaviour(observation)
             self._learner.warm_start(observation, command)
+        if self._returns is None or self.updates:
+            return
+        assert isinstance(self._learner, WithValues)
+        for _ in range(self._policy.critic_returns):
+            rows = self._log.sample(self._policy.batch_size, self._generator)
+            self._learner.fit_values(self._log.observe(rows), self._log.actions[rows], self._returns[rows])
 
     def epoch(self) -> Epoch:
         """Rollouts, then `rollout.every` gradient steps, or as many as are left.
@@ -143,12 +155,15 @@ class PolicyTraining:
         return Epoch(losses, rolled)
 
     def ruin(self) -> float | None:
-        """The reward of a rejected transition, an end: what the plant would lack for ever; `None` where those are
+        """The reward of a rejected transition, an end: what the plant would earn ever after; `None` where those are
         discarded."""
         worth, rewards = self._rollout.rejected, self._log.rewards[self._log.rows]
         if worth == "bootstrap":
             return None
-        centre = self._learner.reward_centre if isinstance(self._learner, PolicyLearner) else 0.0
+        centre = self._reward_centre
+        if self._rollout.rejected_unit == "return":
+            known = logged_returns(self._log, self._policy.gamma, self._spread, centre)[self._log.rows]
+            return centre + self._spread * float(known.mean() - worth * known.std())
         per_step = float(rewards.mean()) - worth * self._spread - centre
         return centre + per_step / (1.0 - self._policy.gamma)
 
@@ -156,8 +171,23 @@ class PolicyTraining:
     def largest_value(self) -> float:
         """What the log's largest reward, in absolute value, is worth for ever, as the critics count it."""
         rewards = self._log.rewards[self._log.rows]
-        centre = self._learner.reward_centre if isinstance(self._learner, PolicyLearner) else 0.0
+        centre = self._reward_centre
         return float((rewards - centre).abs().max()) / self._spread / (1.0 - self._policy.gamma)
+
+    @property
+    def _reward_centre(self) -> float:
+        return self._learner.reward_centre if isinstance(self._learner, PolicyLearner) else 0.0
+
+    def _logged_returns(self) -> Tensor | None:
+        """What the log's steps were worth (N,), where the critics begin there; scales what they say by it."""
+        if not self._policy.critic_returns or not isinstance(self._learner, WithValues):
+            return None
+        found = logged_returns(self._log, self._policy.gamma, self._spread, self._reward_centre)
+        known = found[self._log.rows]
+        for critics in (self._learner.critics, self._learner.targets):
+            # A log whose steps are all worth the same leaves the unit as it is.
+            critics.scale_values(float(known.mean()), float(known.std()) or 1.0)
+        return found
 
     def final_actor(self) -> Actor:
         """The actor to keep."""

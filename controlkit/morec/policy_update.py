@@ -165,7 +165,7 @@ class PolicyLearner:
             rates: learning rates.
         """
         count, size = len(batch.reward), batch.observation.shape[1]
-        scaler = self.critics.input_scaler
+        scaler, critics = self.critics.input_scaler, self.critics
         alpha = self.log_alpha.exp()
         # This and the next observation in one pass: the actor is not touched before both have been used.
         both = self._draw(torch.cat([batch.observation, batch.next_observation]), noise.flatten(0, 1))
@@ -173,15 +173,14 @@ class PolicyLearner:
 
         command = self.limits.apply(both.wish[count:], batch.next_observation)
         value = self._targets.forward(scaler(torch.cat([batch.next_observation, command], dim=1)))
-        value = _lowest(value).squeeze(1).sub_(alpha * both.log_density[count:])
+        value = _lowest(value).squeeze(1) * critics.value_spread + critics.value_centre
+        value -= alpha * both.log_density[count:]
         reward = (batch.reward - self.reward_centre) / self.reward_spread
         target = reward + self.config.gamma * (1.0 - batch.terminated) * value
         if self.doubt is not None and batch.modelled:
             target[-batch.modelled :] -= self.doubt.penalty(batch, noise[1], self.actor, self.targets, self.limits)
         x = scaler(torch.cat([batch.observation, batch.action], dim=1))
-        error = self._critics.forward(x) - target.unsqueeze(1)  # (C, B, 1)
-        self._critics.backward(error * (2.0 / count))
-        self.critic_optimiser.step(rates.critic)
+        error = self._approach(x, target, rates.critic)
 
         executed = self.limits.apply(now.wish, batch.observation)
         centre, spread = scaler.centre[size:], scaler.spread[size:]
@@ -190,9 +189,10 @@ class PolicyLearner:
         chosen = torch.zeros_like(error).scatter_(0, lowest, -1.0 / count)
         pulled = self._critics.backward(chosen, weights=False, inputs=slice(size, None))
         assert pulled is not None
-        entropy, mean_q = -now.log_density.mean(), q.mean()
+        pulled = pulled.sum(dim=0) * critics.value_spread / spread
+        entropy, mean_q = -now.log_density.mean(), q.mean() * critics.value_spread + critics.value_centre
         actor_loss = -alpha * entropy - mean_q
-        actor_loss += self._descend(now, pulled.sum(dim=0) / spread, alpha / count, batch)
+        actor_loss += self._descend(now, pulled, alpha / count, batch)
         self.actor_optimiser.step(rates.actor)
 
         torch.sub(entropy, self.target_entropy, out=self._alpha_gradient)
@@ -200,7 +200,26 @@ class PolicyLearner:
         self._flat["targets"].weights.lerp_(self._flat["critics"].weights, self.config.tau)
         if isinstance(rates.average, Tensor) or rates.average:
             self._flat["averaged"].weights.lerp_(self._flat["actor"].weights, rates.average)
-        return PolicyLosses(torch.dot(error.flatten(), error.flatten()) / count, actor_loss, alpha, entropy, mean_q)
+        critic_loss = torch.dot(error.flatten(), error.flatten()) / count * critics.value_spread.square()
+        return PolicyLosses(critic_loss, actor_loss, alpha, entropy, mean_q)
+
+    @torch.no_grad()
+    def fit_values(self, observation: Tensor, action: Tensor, value: Tensor) -> Tensor:
+        """One step that brings the critics to known values, and the targets with them: (B, O), (B, m), (B,) in scaled
+        rewards -> the loss."""
+        x = self.critics.input_scaler(torch.cat([observation, action], dim=1))
+        error = self._approach(x, value, self.config.critic_learning_rate) * self.critics.value_spread
+        self._flat["targets"].weights.copy_(self._flat["critics"].weights)
+        return error.square().sum() / len(value)
+
+    def _approach(self, x: Tensor, target: Tensor, rate: float | Tensor) -> Tensor:
+        """One step of the critics towards values (B,) at inputs (B, O + m); their errors before it (C, B, 1), in units
+        of `value_spread`."""
+        wanted = (target - self.critics.value_centre) / self.critics.value_spread
+        error = self._critics.forward(x) - wanted.unsqueeze(1)
+        self._critics.backward(error * (2.0 / len(target)))
+        self.critic_optimiser.step(rate)
+        return error
 
     def _descend(self, drawn: Drawn, pulled: Tensor, price: Tensor, batch: Batch) -> Tensor | float:
         """Writes the actor's gradient and returns the anchor's part of the loss.

@@ -13,6 +13,7 @@ from controlkit.artifacts import Models, build_models
 from controlkit.config import FilterConfig, RolloutConfig
 from controlkit.models.discriminator import dynamics_reward
 from controlkit.morec.dynamics import WorldModel
+from controlkit.morec.logged_returns import logged_returns
 from controlkit.morec.policy_training import PolicyTraining
 from controlkit.morec.rollout import StartRows, roll_out, training_reward
 from controlkit.morec.transition_filter import TransitionFilter, calibrate_threshold
@@ -160,6 +161,23 @@ def test_the_ruin_is_what_the_plant_would_earn_for_ever(log: LoggedTransitions) 
         assert ruin is not None
         # As the learner sees it: a reward of that size, and nothing after it.
         assert (ruin - centre) * (1.0 - 0.9) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_ruin_may_be_so_many_spreads_below_what_logged_steps_were_worth(
+    log: LoggedTransitions, centred: bool
+) -> None:
+    settings = small_plant.config(
+        policy={"gamma": 0.9, "centre_rewards": centred}, rollout={"rejected": 2.0, "rejected_unit": "return"}
+    )
+    models = build_models(settings, small_plant.spec(), generator())
+    training = PolicyTraining(models, make_filter(models), small_plant.spec(), log, settings)
+    ruin, rewards = training.ruin(), log.rewards[log.rows]
+    assert ruin is not None
+    centre, spread = (float(rewards.mean()) if centred else 0.0), float(rewards.std())
+    worth = logged_returns(log, 0.9, spread, centre)[log.rows]
+    # As the learner sees it: a scaled reward of that size, and nothing after it.
+    assert (ruin - centre) / spread == pytest.approx(float(worth.mean() - 2.0 * worth.std()), rel=1e-4)
 
 
 @pytest.mark.parametrize("rule", [{"tag": "level", "below": -1}, {"function": "tank_runs_empty:empty"}])

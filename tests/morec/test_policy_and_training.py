@@ -145,12 +145,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return flat | {"threshold": models.threshold}
 
 
-@pytest.mark.parametrize(("stage", "after"), [("dynamics reward", 1), ("policy", 1), ("policy", 3)])
+@pytest.mark.parametrize(
+    ("stage", "after", "returns"), [("dynamics reward", 1, 0), ("policy", 1, 0), ("policy", 3, 0), ("policy", 3, 40)]
+)
 def test_a_resumed_run_ends_with_the_numbers_of_an_undisturbed_one(
-    tmp_path: Path, stored: tuple[TransitionDataset, dict[str, Any]], stage: str, after: int
+    tmp_path: Path, stored: tuple[TransitionDataset, dict[str, Any]], stage: str, after: int, returns: int
 ) -> None:
     data, record = stored
-    config = small_plant.config(checkpoint_every=2, policy={"average": 0.5})
+    config = small_plant.config(checkpoint_every=2, policy={"average": 0.5, "critic_returns": returns})
     train(RunFolder.create(tmp_path / "whole", config, data, record), data, Silent())
     cut = RunFolder.create(tmp_path / "cut", config, data, record)
     with pytest.raises(KeyboardInterrupt):

@@ -125,13 +125,17 @@ class Autograd:
 @pytest.mark.parametrize(
     ("anchor", "unit", "to"), [(0.0, 1.0, "clone"), (0.7, 1.0, "clone"), (0.7, 3.0, "clone"), (0.7, 3.0, "log")]
 )
-@pytest.mark.parametrize("inputs", ["all", "current", "belief"])
+@pytest.mark.parametrize(
+    ("inputs", "values"), [("all", None), ("all", (-3.0, 7.0)), ("current", None), ("belief", None)]
+)
 def test_an_update_is_the_one_that_autograd_makes(
-    act: str, norm: bool, anchor: float, unit: float, to: str, inputs: str
+    act: str, norm: bool, anchor: float, unit: float, to: str, inputs: str, values: tuple[float, float] | None
 ) -> None:
     spec = plant()
     rates = {"actor_learning_rate": 3e-3, "critic_learning_rate": 1e-2, "behaviour_anchor": anchor, "anchor_to": to}
     config, models, critics = built(spec, activation=act, inputs=inputs, critic_norm=norm, **rates)
+    if values is not None:
+        critics.scale_values(*values)
     limits = CommandLimits(spec)
     slow = Autograd(copy.deepcopy(models), copy.deepcopy(critics), limits, config.policy)
     slow.anchor_unit = unit
@@ -172,6 +176,28 @@ def test_a_warm_start_is_a_step_down_the_distance_to_the_operator() -> None:
         assert float(loss) == pytest.approx(float((away**2).sum(dim=-1).mean()), rel=1e-9)
     for mine, theirs in zip(models.actor.net.parameters(), reference.net.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_fitting_values_is_a_step_down_their_squared_error_and_takes_the_targets_along() -> None:
+    spec = plant()
+    config, models, critics = built(spec, critic_learning_rate=1e-2)
+    critics.scale_values(40.0, 5.0)
+    reference = copy.deepcopy(critics)
+    learner = PolicyLearner(models.actor, critics, models.behaviour, CommandLimits(spec), config.policy, 1.0)
+    optimiser = torch.optim.Adam(reference.net.parameters(), lr=1e-2)
+    for number in range(3):
+        seen = batch(models.actor.input_scaler.centre.numel(), 2, number)
+        value = 40.0 + 5.0 * seen.reward
+        optimiser.zero_grad()
+        wanted = (reference(seen.observation, seen.action) - value).square().mean(dim=1).sum()
+        wanted.backward()
+        optimiser.step()
+        loss = learner.fit_values(seen.observation, seen.action, value)
+        assert float(loss) == pytest.approx(float(wanted.detach()), rel=1e-9)
+    for mine in (learner.critics, learner.targets):
+        torch.testing.assert_close(
+            mine(seen.observation, seen.action), reference(seen.observation, seen.action), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_mobiles_penalty_is_the_spread_of_the_elites_values() -> None:
