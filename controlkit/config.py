@@ -63,6 +63,9 @@ class DynamicsConfig(Strict):
         holdout: share of the training part, cut by time in blocks, that stops training and ranks the members.
         patience: epochs without a gain of 1 % after which training stops.
         weight_decay: on the perceptron; the linear path around it is not decayed.
+        beta: of the beta-NLL (Seitzer et al., ICLR 2022, arXiv 2203.09168), each tag's likelihood times its predicted
+            variance to this power. 0 is the likelihood itself, as published: what is predicted badly then learns least,
+            as its own variance divides its gradient. 1 weighs all errors alike, as least squares does.
         linear_members: how many of the members are ridge regressions alone (with `observer`: bilinear alone). They
             extrapolate along straight lines; whether they are right is for the hold-out to say. `auto`: as many as
             there are members beyond the elites, so that networks alone could fill those.
@@ -81,6 +84,7 @@ class DynamicsConfig(Strict):
     activation: Activation = "smooth_leaky"
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 5e-5
+    beta: Share = 0.0
     batch_size: Count = 256
     max_epochs: Count = 200
     patience: Count = 5

@@ -214,7 +214,7 @@ def _descend(
         losses = []
         for step in range(per_epoch):
             batch = rows.gather(1, order[:, step * config.batch_size : (step + 1) * config.batch_size])  # (E, B)
-            loss = _likelihood_loss(ensemble, log, batch)
+            loss = _likelihood_loss(ensemble, log, batch, config.beta)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -276,12 +276,15 @@ class WorldModel:
         return torch.cat([next_frame, action, observation], dim=1)[:, self._shift]
 
 
-def _likelihood_loss(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor) -> Tensor:
+def _likelihood_loss(ensemble: GaussianEnsemble, log: LoggedTransitions, rows: Tensor, beta: float) -> Tensor:
+    """The beta-NLL of the rows (E, B): see `DynamicsConfig.beta`."""
     observation = log.observe(rows)
     target = ensemble.change_scaler(log.next_state(rows) - observation[..., ensemble.state_slots])
     mean, log_std = ensemble.scaled_change(observation, log.actions[rows])
     # Members do not share parameters: the sum over members trains each as if it were alone.
     each: Tensor = 0.5 * ((target - mean) * torch.exp(-log_std)).square() + log_std
+    if beta:
+        each = each * torch.exp(2.0 * beta * log_std.detach())
     return each.mean(dim=(1, 2)).sum()
 
 

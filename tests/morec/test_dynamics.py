@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from controlkit.dataset import TransitionDataset
 from controlkit.errors import DataError, TrainingError
 from controlkit.models.ensemble import GaussianEnsemble
 from controlkit.models.observer import ObserverEnsemble
-from controlkit.morec.dynamics import DynamicsFit, WorldModel, action_scaler, fit_dynamics, observation_scaler
+from controlkit.morec.dynamics import (
+    DynamicsFit,
+    WorldModel,
+    _likelihood_loss,
+    action_scaler,
+    fit_dynamics,
+    observation_scaler,
+)
 from controlkit.morec.holdout import open_loop_errors, relative_errors
 from controlkit.objective import CommandLimits
 from controlkit.progress import Silent
@@ -87,6 +95,47 @@ def test_a_descent_that_diverges_says_at_which_update() -> None:
     log = LoggedTransitions(small_plant.dataset(noise=0.05))
     with pytest.raises(TrainingError, match=r"dynamics, epoch 1, update [23]: the loss is not a number"):
         fitted(small_plant.config(dynamics={"learning_rate": 1e30}), log)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_the_gradient_of_an_error_is_divided_by_as_much_of_its_variance_as_beta_leaves(beta: float) -> None:
+    log = LoggedTransitions(small_plant.dataset(noise=0.05))
+    rows = log.rows[:10].reshape(2, 5)
+    generator = torch.Generator().manual_seed(3)
+    mean, log_std = (torch.randn(2, 5, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    class Said:
+        """An ensemble that says what it is told to."""
+
+        state_slots = torch.tensor([0])
+
+        @staticmethod
+        def change_scaler(change: torch.Tensor) -> torch.Tensor:
+            return change.double() / 0.3
+
+        @staticmethod
+        def scaled_change(_: torch.Tensor, __: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return mean, log_std
+
+    said: Any = Said()
+    for value in (mean, log_std):
+        value.requires_grad_(True)
+    _likelihood_loss(said, log, rows, beta).backward()
+    target = (log.next_state(rows) - log.observe(rows)[..., :1]).double() / 0.3
+    error, std = (mean - target).detach(), log_std.detach().exp()
+    # As Seitzer et al. 2022 have it, with the mean over a member's rows and the sum over members.
+    torch.testing.assert_close(mean.grad, error / std ** (2 - 2 * beta) / 5)
+    torch.testing.assert_close(log_std.grad, (std**2 - error**2) / std ** (2 - 2 * beta) / 5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_whatever_beta_the_spread_is_that_of_the_errors(beta: float) -> None:
+    log = LoggedTransitions(small_plant.dataset(episodes=40, noise=0.1))
+    settings = {"beta": beta, "max_epochs": 30, "patience": 30, "learning_rate": 3e-3, "linear_members": 0}
+    dynamics, fit = fitted(small_plant.config(dynamics=settings), log)
+    with torch.no_grad():
+        _, std = dynamics(log.observe(log.rows), log.actions[log.rows])
+    assert float(std.mean()) == pytest.approx(float(fit.holdout_rmse), rel=0.15)
 
 
 def test_one_transition_is_too_few() -> None:
