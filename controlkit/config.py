@@ -74,7 +74,8 @@ class DynamicsConfig(Strict):
         holdout_steps: steps of the open-loop rollouts over held-out blocks whose errors rank the members; 1 ranks by
             one-step error.
         exogenous: what follows where the record of the exogenous tags ends under a rollout: `record` ends it, `splice`
-            goes on with another row of the log whose exogenous tags looked alike.
+            goes on with another row of the log whose exogenous tags looked alike. Rollouts of a plant that has no such
+            tags follow no record, and go on either way.
     """
 
     architecture: Literal["window", "observer"] = "window"

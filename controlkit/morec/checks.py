@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from controlkit.config import RunConfig
+from controlkit.morec.exogenous import goes_on
 from controlkit.replay import LoggedTransitions
 from controlkit.spec import PlantSpec
 
@@ -19,7 +20,7 @@ DUPLICATES = 0.05
 def training_warnings(log: LoggedTransitions, spec: PlantSpec, config: RunConfig) -> list[str]:
     """One line for each thing in the training part that a user should know of: tags that never move, transitions that
     are there twice, episodes too short for the rollouts. Empty where all is well."""
-    return [*_constant(log, spec), *_duplicated(log), *_short(log, config)]
+    return [*_constant(log, spec), *_duplicated(log), *_short(log, spec, config)]
 
 
 def duplicate_share(log: LoggedTransitions) -> float:
@@ -69,10 +70,10 @@ def _constant(log: LoggedTransitions, spec: PlantSpec) -> list[str]:
     return warnings
 
 
-def _short(log: LoggedTransitions, config: RunConfig) -> list[str]:
+def _short(log: LoggedTransitions, spec: PlantSpec, config: RunConfig) -> list[str]:
     """Rollouts follow the record: where it is shorter than they should be, they end early."""
     length = config.rollout.length
-    if config.dynamics.exogenous == "splice" or config.policy.algorithm != "sac":
+    if goes_on(spec, config.dynamics) or config.policy.algorithm != "sac":
         return []
     cut = float((log.remaining[log.rows] < length).float().mean())
     if cut <= 0.5:

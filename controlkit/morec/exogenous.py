@@ -90,8 +90,14 @@ class Splice(Record):
 
 
 def sequence(log: LoggedTransitions, spec: PlantSpec, config: DynamicsConfig, generator: torch.Generator) -> Record:
-    """What rollouts from a log follow: `dynamics.exogenous`. Only `splice` draws from the generator."""
-    return Splice(log, spec, generator) if config.exogenous == "splice" else Record(log)
+    """What rollouts from a log follow: `dynamics.exogenous`. Where no tag is exogenous nothing is invented by going on
+    past the end of an episode, and rollouts always do. Only `Splice` draws from the generator."""
+    return Splice(log, spec, generator) if goes_on(spec, config) else Record(log)
+
+
+def goes_on(spec: PlantSpec, config: DynamicsConfig) -> bool:
+    """Whether rollouts go on where the recorded episode under them ends."""
+    return config.exogenous == "splice" or not spec.names("exogenous")
 
 
 def _neighbours(log: LoggedTransitions, ends: Tensor, slots: list[int], generator: torch.Generator) -> Tensor:

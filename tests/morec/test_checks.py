@@ -120,6 +120,15 @@ def test_episodes_shorter_than_the_rollouts_are_named_unless_they_are_spliced() 
     assert "from 100% of the training rows fewer than rollout.length = 30 steps remain" in found
     assert warnings(data, rollout={"length": 30}, dynamics={"exogenous": "splice"}) == []
     assert warnings(data, rollout={"length": 4}) == []
+    tags = {name: tag for name, tag in small_plant.spec().to_dict()["tags"].items() if name != "load"}
+    unmoved = TransitionDataset.from_frames(
+        small_plant.spec(tags=tags),
+        frames=data.frames[:, :1],
+        actions=data.actions,
+        episode=data.episode,
+        time_ns=data.time_ns,
+    )
+    assert warnings(unmoved, rollout={"length": 30}) == []
 
 
 def test_spliced_rollouts_reach_their_length_in_training(tmp_path: Path) -> None:

@@ -153,7 +153,9 @@ def test_without_exogenous_tags_any_row_follows() -> None:
         time_ns=np.arange(20) * small_plant.NS + np.repeat([0, 10**13], 10),
     )
     log = LoggedTransitions(data)
-    rows, lasting = Splice(log, spec, generator()).advance(torch.full((500,), 8), generator())
+    # There is no record that could end, whatever the configuration says of it.
+    endless = sequence(log, spec, DynamicsConfig(exogenous="record"), generator())
+    rows, lasting = endless.advance(torch.full((500,), 8), generator())
     assert bool(lasting.all())
     assert set(rows.tolist()) <= set(log.rows.tolist())
     assert len(rows.unique()) > 8
