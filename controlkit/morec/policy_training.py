@@ -70,7 +70,6 @@ class PolicyTraining:
         _prepare_actor(models, log, config)
         critics = _scaled_critics(models, spec, config)
         self._learner = _learner(models, critics, log, config, self._spread, self._world)
-        self._returns = self._logged_returns()
         self.constraints = Constraints(self._world.objective, rollout, log, self._spread)
         capacity = rollout.keep * rollout.starts * rollout.length if self._imagines else 0
         self._ring = ModelTransitions(log.layout, capacity, config.device, len(self.constraints.names))
@@ -127,12 +126,13 @@ class PolicyTraining:
                 with torch.no_grad():
                     command = self._behaviour(observation)
             self._learner.warm_start(observation, command)
-        if self._returns is None or self.updates:
+        worth = self._start_values()  # the scale is no weight: a resumed run needs it, too
+        if worth is None or self.updates:
             return
         assert isinstance(self._learner, WithValues)
         for _ in range(self._policy.critic_returns):
             rows = self._log.sample(self._policy.batch_size, self._generator)
-            self._learner.fit_values(self._log.observe(rows), self._log.actions[rows], self._returns[rows])
+            self._learner.fit_values(self._log.observe(rows), self._log.actions[rows], worth[rows])
 
     def epoch(self) -> Epoch:
         """Rollouts, then `rollout.every` gradient steps, or as many as are left.
@@ -178,7 +178,7 @@ class PolicyTraining:
     def _reward_centre(self) -> float:
         return self._learner.reward_centre if isinstance(self._learner, PolicyLearner) else 0.0
 
-    def _logged_returns(self) -> Tensor | None:
+    def _start_values(self) -> Tensor | None:
         """What the log's steps were worth (N,), where the critics begin there; scales what they say by it."""
         if not self._policy.critic_returns or not isinstance(self._learner, WithValues):
             return None
