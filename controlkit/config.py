@@ -343,8 +343,10 @@ class PolicyConfig(Strict):
         anchor_to: the cloned operator's command, on logged and model transitions alike; or the recorded one (`log`), on
             logged transitions alone (as TD3+BC, arXiv 2106.06860, does): no clone's errors are imitated, and what the
             log says of no state is left to the value.
-        anchor_unit: of that weight: one spread of the log's rewards, or the discounted sum of rewards of the log's mean
-            size (`value`), so that one weight suits plants and discounts that differ.
+        anchor_unit: of that weight: one spread of the log's rewards; the discounted sum of rewards of the log's mean
+            size (`value`); or one spread of the discounted returns that the log shows (`return`), so that one weight
+            suits plants and discounts that differ. A value grows with the discount's horizon, what a command changes
+            in it hardly does.
         average: share of the last updates whose actors are averaged (weights) into the one that is kept.
         td3_alpha: weight of the value against imitation in TD3+BC; td3_noise, td3_noise_clip: spread and bound of the
             smoothing noise on target commands, scaled to [-1, 1]; td3_delay: critic updates per actor update.
@@ -371,7 +373,7 @@ class PolicyConfig(Strict):
     centre_rewards: bool = False
     behaviour_anchor: NotNegative = 0.0
     anchor_to: Literal["clone", "log"] = "clone"
-    anchor_unit: Literal["reward", "value"] = "reward"
+    anchor_unit: Literal["reward", "value", "return"] = "reward"
     average: Share = 0.0
     td3_alpha: Positive = 2.5
     td3_noise: NotNegative = 0.2

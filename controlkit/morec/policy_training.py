@@ -12,7 +12,7 @@ from controlkit.artifacts import Models, build_critics
 from controlkit.baselines.bc import BCLearner
 from controlkit.baselines.log_learner import LogLearner
 from controlkit.baselines.td3_bc import TD3BCLearner
-from controlkit.config import RunConfig
+from controlkit.config import PolicyConfig, RunConfig
 from controlkit.models.actor import Actor
 from controlkit.models.critic import Critics
 from controlkit.morec.bellman_doubt import BellmanDoubt
@@ -239,7 +239,14 @@ def _learner(
     centred = policy.centre_rewards and not world.objective.spec.episodes.terminated
     rewards = log.rewards[log.rows]
     centre = float(rewards.mean()) if centred else 0.0
-    # What a value is made of rewards of the log's usual size, in scaled rewards.
-    value = float((rewards - centre).abs().mean()) / spread / (1.0 - policy.gamma)
-    unit = value if policy.anchor_unit == "value" else 1.0
+    unit = _anchor_unit(log, policy, spread, centre)
     return PolicyLearner(models.actor, critics, models.behaviour, limits, policy, spread, doubt, centre, unit)
+
+
+def _anchor_unit(log: LoggedTransitions, policy: PolicyConfig, spread: float, centre: float) -> float:
+    """What the behaviour anchor's weight counts, in scaled rewards."""
+    if policy.anchor_unit == "value":
+        return float((log.rewards[log.rows] - centre).abs().mean()) / spread / (1.0 - policy.gamma)
+    if policy.anchor_unit == "return":
+        return float(logged_returns(log, policy.gamma, spread, centre)[log.rows].std())
+    return 1.0

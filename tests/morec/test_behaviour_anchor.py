@@ -12,6 +12,7 @@ from controlkit.config import RunConfig
 from controlkit.dataset import RECORD
 from controlkit.errors import ConfigError
 from controlkit.files import read_json
+from controlkit.morec.logged_returns import logged_returns
 from controlkit.morec.policy_training import PolicyTraining
 from controlkit.morec.policy_update import PolicyLearner
 from controlkit.morec.train import train
@@ -79,6 +80,19 @@ def test_an_anchor_in_units_of_a_value_grows_with_rewards_and_horizon() -> None:
         centre = rewards.mean() if centred else 0.0
         value = (rewards - centre).abs().mean() / rewards.std() / (1 - gamma)
         assert learner.anchor == pytest.approx(0.5 * float(value), rel=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0.9, 0.98])
+def test_an_anchor_in_units_of_returns_is_their_spread(gamma: float) -> None:
+    log, spec = LoggedTransitions(small_plant.dataset(noise=0.02)), small_plant.spec()
+    policy = {"gamma": gamma, "behaviour_anchor": 0.5, "anchor_unit": "return"}
+    config = small_plant.config(policy=policy)
+    models = build_models(config, spec, torch.Generator().manual_seed(0))
+    chooser = TransitionFilter(models.dynamics, models.judge, config.filter, float("-inf"))
+    learner = PolicyTraining(models, chooser, spec, log, config).learner
+    assert isinstance(learner, PolicyLearner)
+    worth = logged_returns(log, gamma, float(log.rewards[log.rows].std()))[log.rows]
+    assert learner.anchor == pytest.approx(0.5 * float(worth.std()), rel=1e-4)
 
 
 def test_an_anchor_to_the_log_needs_logged_transitions() -> None:
