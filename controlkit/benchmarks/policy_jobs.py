@@ -31,8 +31,9 @@ from controlkit.files import read_json, write_json
 from controlkit.morec.shared_world import world_settings
 from controlkit.morec.train import train
 from controlkit.progress import Silent
-from envs.closed_loop import run_closed_loop
-from envs.simulation import spawned_seeds
+from controlkit.spec import PlantSpec
+from envs.closed_loop import ClosedLoop, run_closed_loop
+from envs.simulation import Controller, spawned_seeds
 from envs.tasks import get_task
 
 # Episodes that nothing else uses.
@@ -154,6 +155,7 @@ def run_job(job: Job) -> Part:
     # By the task's own plant: a policy that knows no structure is shown the same columns in the same order.
     controller = PolicyController(actor, get_task(job.task).spec())
     returns, lengths = episode_returns(job.task, controller, job.episodes)
+    ended = ended_share(job.task, controller, job.episodes)
     part = {
         "config": config.to_dict(),
         "commit": job.commit,
@@ -163,6 +165,7 @@ def run_job(job: Job) -> Part:
         "return": float(returns.mean()),
         "episode_stderr": float(returns.std(ddof=1) / np.sqrt(len(returns))),
         "episode_steps": float(lengths.mean()),
+        **({} if ended is None else {"ended_share": ended}),
         # What the run would have taken alone.
         "train_seconds": round(state["world_seconds"] + state["policy_seconds"], 1),
         "policy_seconds": state["policy_seconds"],
@@ -171,13 +174,26 @@ def run_job(job: Job) -> Part:
     return part
 
 
-def episode_returns(task_name: str, controller: PolicyController, episodes: int) -> tuple[np.ndarray, np.ndarray]:
+def episode_returns(task_name: str, controller: Controller, episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """(episodes,) undiscounted returns of a policy on fresh episodes of the true plant, and how long they lasted."""
+    loop = _scored(task_name, controller, episodes, get_task(task_name).published_spec())
+    return loop.returns, loop.lengths
+
+
+def ended_share(task_name: str, controller: Controller, episodes: int) -> float | None:
+    """Share of the scored episodes that the plant file's rules end before their time; `None` where the published
+    evaluation ends them by the same rules, so that their length tells."""
+    spec, steps = get_task(task_name).spec(), get_task(task_name).steps
+    if spec == get_task(task_name).published_spec():
+        return None
+    return float((_scored(task_name, controller, episodes, spec).lengths < steps).mean())
+
+
+def _scored(task_name: str, controller: Controller, episodes: int, spec: PlantSpec) -> ClosedLoop:
     task = get_task(task_name)
     plant_seed, _ = spawned_seeds(SCORE_SEED, 2)
     simulator = task.simulator(episodes, np.random.default_rng(plant_seed))
-    loop = run_closed_loop(controller, simulator, task.published_spec(), task.steps)
-    return loop.returns, loop.lengths
+    return run_closed_loop(controller, simulator, spec, task.steps)
 
 
 def score_of(task_name: str, episode_return: float) -> float:

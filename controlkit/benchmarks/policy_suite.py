@@ -241,7 +241,10 @@ def _records(suite: Suite, task: str, method: str, parts: Sequence[Part]) -> lis
             commits, parts[0]["data_sha256"], machine(),
         )  # fmt: skip
 
-    return [one(metric) for metric in ("score", "return", "episode_steps", "train_seconds")]
+    metrics = ["score", "return", "episode_steps", "train_seconds"]
+    if all("ended_share" in part for part in parts):
+        metrics.append("ended_share")
+    return [one(metric) for metric in metrics]
 
 
 def _reference_loop(task: Task, controller: str, episodes: int) -> ClosedLoop:
@@ -284,10 +287,19 @@ def _table(suite: Suite, records: Sequence[Record], data: Mapping[str, str]) -> 
         lines.append(
             f"{task}: {scale}. Data: {label}.{' ' + entry.note if entry.note else ''}\n\n"
             + markdown_table(("method", "score", "std. error", "seeds", "episodes", "training, s"), rows)
+            + _ended([r for r in records if r.task == task and r.metric == "ended_share"])
         )
     commits = _once(name for r in records if r.data_sha256 for name in r.commit.split(", "))
     errors = "Standard errors are over seeds, and over episodes where there is one seed."
     return "\n".join(lines) + f"\n{suite.note}\n{errors}\n{machine()}; commit {commits}.\n"
+
+
+def _ended(records: Sequence[Record]) -> str:
+    """What the score does not tell where the published evaluation goes on after an end."""
+    if not records:
+        return ""
+    shares = ", ".join(f"{r.method} {100.0 * r.value:.0f} %" for r in records)
+    return f"\nEpisodes that the task's own rules would have ended, and the published evaluation did not: {shares}.\n"
 
 
 def _once(names: Iterable[str]) -> str:

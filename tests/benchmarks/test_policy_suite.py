@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from controlkit.benchmarks import SUITES, get_suite, industrial, neorl, neorl2
-from controlkit.benchmarks.policy_jobs import Job, run_job, run_jobs, score_of, waves
+from controlkit.benchmarks.policy_jobs import Job, ended_share, run_job, run_jobs, score_of, waves
 from controlkit.benchmarks.policy_suite import Suite, SuiteTask, Variant, run_tasks
 from controlkit.benchmarks.suite_data import Source, without_structure
 from controlkit.config import RunConfig
@@ -111,6 +111,14 @@ def test_the_published_table_is_read_row_by_row() -> None:
 def test_a_score_without_a_published_scale_is_the_return() -> None:
     assert score_of("industrial", -123.0) == -123.0
     assert score_of("halfcheetah", 12284.0) == pytest.approx(100.0)
+
+
+def test_episodes_that_only_the_tasks_own_rules_end_are_counted() -> None:
+    runner = get_task("halfcheetah").controller("high", np.random.default_rng(0))  # three times as fast as is allowed
+    still = get_task("safety-halfcheetah").controller("still", np.random.default_rng(0))
+    assert ended_share("safety-halfcheetah", runner, 2) == 1.0
+    assert ended_share("safety-halfcheetah", still, 2) == 0.0
+    assert ended_share("halfcheetah", runner, 2) is None  # its length tells
 
 
 def job(tmp_path: Path, method: str, seed: int = 0, settings: tuple[str, ...] = ()) -> Job:
