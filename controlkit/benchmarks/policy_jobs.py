@@ -176,20 +176,22 @@ def run_job(job: Job) -> Part:
 
 def episode_returns(task_name: str, controller: Controller, episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """(episodes,) undiscounted returns of a policy on fresh episodes of the true plant, and how long they lasted."""
-    loop = _scored(task_name, controller, episodes, get_task(task_name).published_spec())
+    loop = scored_loop(task_name, controller, episodes, get_task(task_name).published_spec())
     return loop.returns, loop.lengths
 
 
 def ended_share(task_name: str, controller: Controller, episodes: int) -> float | None:
     """Share of the scored episodes that the plant file's rules end before their time; `None` where the published
     evaluation ends them by the same rules, so that their length tells."""
-    spec, steps = get_task(task_name).spec(), get_task(task_name).steps
-    if spec == get_task(task_name).published_spec():
+    task = get_task(task_name)
+    spec = task.spec()
+    if spec == task.published_spec():
         return None
-    return float((_scored(task_name, controller, episodes, spec).lengths < steps).mean())
+    return float((scored_loop(task_name, controller, episodes, spec).lengths < task.steps).mean())
 
 
-def _scored(task_name: str, controller: Controller, episodes: int, spec: PlantSpec) -> ClosedLoop:
+def scored_loop(task_name: str, controller: Controller, episodes: int, spec: PlantSpec) -> ClosedLoop:
+    """The episodes that everything is scored on, by the objective and the ends of `spec`."""
     task = get_task(task_name)
     plant_seed, _ = spawned_seeds(SCORE_SEED, 2)
     simulator = task.simulator(episodes, np.random.default_rng(plant_seed))

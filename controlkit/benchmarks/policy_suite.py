@@ -17,7 +17,7 @@ import numpy as np
 
 from controlkit.artifacts import commit
 from controlkit.baselines.settings import as_overrides
-from controlkit.benchmarks.policy_jobs import SCORE_SEED, Job, Part, run_jobs, score_of
+from controlkit.benchmarks.policy_jobs import SCORE_SEED, Job, Part, run_jobs, score_of, scored_loop
 from controlkit.benchmarks.results import Record, machine, markdown_table, write_results
 from controlkit.benchmarks.suite_data import Source, recorded_reward, without_structure
 from controlkit.dataset import SCHEMA
@@ -25,7 +25,7 @@ from controlkit.errors import ControlkitError, nearest
 from controlkit.files import sha256_of, write_text
 from controlkit.ingest import ingest
 from controlkit.progress import Progress
-from envs.closed_loop import ClosedLoop, run_closed_loop
+from envs.closed_loop import ClosedLoop
 from envs.simulation import spawned_seeds
 from envs.tasks import Task, get_task
 
@@ -249,10 +249,9 @@ def _records(suite: Suite, task: str, method: str, parts: Sequence[Part]) -> lis
 
 def _reference_loop(task: Task, controller: str, episodes: int) -> ClosedLoop:
     """On the episodes that policies are scored on, and by the same rules."""
-    plant_seed, controller_seed = spawned_seeds(SCORE_SEED, 2)
-    simulator = task.simulator(episodes, np.random.default_rng(plant_seed))
+    _, controller_seed = spawned_seeds(SCORE_SEED, 2)
     named = task.controller(controller, np.random.default_rng(controller_seed))
-    return run_closed_loop(named, simulator, task.published_spec(), task.steps)
+    return scored_loop(task.name, named, episodes, task.published_spec())
 
 
 def _references(suite: Suite, name: str) -> list[Record]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from controlkit.benchmarks import SUITES, get_suite, industrial, neorl, neorl2
+from controlkit.benchmarks import SUITES, get_suite, industrial, neorl, neorl2, policy_suite
 from controlkit.benchmarks.policy_jobs import Job, ended_share, run_job, run_jobs, score_of, waves
 from controlkit.benchmarks.policy_suite import Suite, SuiteTask, Variant, run_tasks
 from controlkit.benchmarks.suite_data import Source, without_structure
@@ -86,6 +86,24 @@ def test_a_table_says_what_data_it_rests_on_and_what_to_mind(tmp_path: Path) -> 
     assert "All of it." in table
     row = next(line for line in table.splitlines() if line.startswith("| mean, formula"))
     assert [cell.strip() for cell in row.split("|")][4:6] == ["2", "8"]  # seeds, episodes
+
+
+def test_a_table_counts_ends_that_the_published_evaluation_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = SuiteTask("dmsd", "dmsd", Source("none.npz", behaviour="operator", episodes=2), rewards=("formula",))
+    suite = Suite("small", {"Two masses": entry}, ("mean",), episodes=4, note="")
+    part = {"score": 1.0, "return": 1.0, "episode_stderr": 0.0, "episode_steps": 9.0, "train_seconds": 1.0}
+    part |= {"commit": "some", "data_sha256": "some"}
+
+    def table(*shares: dict[str, float]) -> str:
+        parts = [part | share for share in shares]
+        monkeypatch.setattr(policy_suite, "run_jobs", lambda jobs, workers: zip(jobs, parts, strict=True))
+        return run_tasks(suite, tmp_path, 2, Silent())
+
+    counted = table({"ended_share": 0.25}, {"ended_share": 0.75})
+    assert "own rules would have ended, and the published evaluation did not: mean, formula 50 %." in counted
+    assert "own rules" not in table({"ended_share": 0.25}, {})  # kept from before it was counted
 
 
 def test_every_suite_names_tasks_runs_and_levels_that_exist() -> None:
