@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
+
+LINE_EVERY_S = 30.0
 
 
 class Progress(Protocol):
@@ -66,6 +71,38 @@ class _Bar:
         self._console.print(text, highlight=False, markup=False)
 
 
+class Lines:
+    """A line when a stage is done, and one every half minute meanwhile: for files, where no bar can move.
+
+    Args:
+        write: prints a line.
+        now: a clock, in seconds.
+    """
+
+    def __init__(self, write: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._now = write, now
+        self._stage, self._note, self._total, self._done = "", "", 0, 0
+        self._began = self._said = now()
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` units of work begins."""
+        self._stage, self._note, self._total, self._done = stage, "", total, 0
+        self._began = self._said = self._now()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """`units` of the current stage are done."""
+        self._done, self._note = self._done + units, note or self._note
+        now = self._now()
+        if self._done == self._total or now - self._said >= LINE_EVERY_S:
+            self._said = now
+            spent = timedelta(seconds=int(now - self._began))
+            self._write(f"{self._stage:<24} {self._done}/{self._total} {spent} {self._note}".rstrip())
+
+    def message(self, text: str) -> None:
+        """A line for the user."""
+        self._write(text)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A bar per stage with the time left, on standard error; plain lines where that is no terminal."""
@@ -74,6 +111,9 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(lambda text: print(text, file=sys.stderr, flush=True))
+        return
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(bar_width=24),
