@@ -72,7 +72,7 @@ class _Bar:
 
 
 class Lines:
-    """A line when a stage is done, and one every half minute meanwhile: for files, where no bar can move.
+    """A line when a stage ends, and one every half minute meanwhile: for files, where no bar can move.
 
     Args:
         write: prints a line.
@@ -83,24 +83,30 @@ class Lines:
         self._write, self._now = write, now
         self._stage, self._note, self._total, self._done = "", "", 0, 0
         self._began = self._said = now()
+        self._unsaid = False
 
     def start(self, stage: str, total: int) -> None:
-        """A stage of `total` units of work begins."""
+        """A stage of `total` units of work begins; the one before it may have stopped early."""
+        self.tell()
         self._stage, self._note, self._total, self._done = stage, "", total, 0
         self._began = self._said = self._now()
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """`units` of the current stage are done."""
-        self._done, self._note = self._done + units, note or self._note
-        now = self._now()
-        if self._done == self._total or now - self._said >= LINE_EVERY_S:
-            self._said = now
-            spent = timedelta(seconds=int(now - self._began))
-            self._write(f"{self._stage:<24} {self._done}/{self._total} {spent} {self._note}".rstrip())
+        self._done, self._note, self._unsaid = self._done + units, note or self._note, True
+        if self._done == self._total or self._now() - self._said >= LINE_EVERY_S:
+            self.tell()
 
     def message(self, text: str) -> None:
         """A line for the user."""
         self._write(text)
+
+    def tell(self) -> None:
+        """Writes how far the stage has come, unless that has been written."""
+        if self._unsaid:
+            self._unsaid, self._said = False, self._now()
+            spent = timedelta(seconds=int(self._said - self._began))
+            self._write(f"{self._stage:<24} {self._done}/{self._total} {spent} {self._note}".rstrip())
 
 
 @contextmanager
@@ -112,7 +118,11 @@ def progress_bar() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines(lambda text: print(text, file=sys.stderr, flush=True))
+        lines = Lines(lambda text: print(text, file=sys.stderr, flush=True))
+        try:
+            yield lines
+        finally:
+            lines.tell()
         return
     columns = (
         TextColumn("{task.description:<24}"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from controlkit.progress import LINE_EVERY_S, Lines, progress_bar
 
 
@@ -31,6 +33,30 @@ def test_a_file_gets_a_line_now_and_then_and_one_when_a_stage_is_done():
     assert lines[1:] == ["a warning", f"{'runs':<24} 3/3 0:00:30 score 2.0"]
     progress.advance()
     assert lines[3:] == [f"{'table':<24} 2/2 0:00:29"]
+
+
+def test_a_stage_that_stops_early_is_told_of_once():
+    lines: list[str] = []
+    progress = Lines(lines.append, Clock())
+    progress.start("world model", 20)
+    progress.advance(3, note="hold-out 0.1")
+    progress.start("policy", 40)
+    assert lines == [f"{'world model':<24} 3/20 0:00:00 hold-out 0.1"]
+    progress.tell()  # nothing of it is done
+    assert len(lines) == 1
+
+
+def failing_work() -> None:
+    with progress_bar() as progress:
+        progress.start("runs", 2)
+        progress.advance()
+        raise ValueError("no")
+
+
+def test_work_that_fails_says_how_far_it_came(capsys):
+    with pytest.raises(ValueError, match="no"):
+        failing_work()
+    assert capsys.readouterr().err == f"{'runs':<24} 1/2 0:00:00\n"
 
 
 def test_a_line_is_there_before_the_work_is_over(capsys):
